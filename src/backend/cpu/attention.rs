@@ -1,0 +1,259 @@
+//! Self-attention by head. Probabilities live for one head of one image at a time and are recomputed in reverse
+//! from the saved log-sum-exp.
+
+use rayon::prelude::*;
+
+use super::{
+    Real, simd,
+    small::{Strided, StridedMut, product},
+};
+use crate::backend::AttentionShape;
+
+/// Query rows that share one tile of scores.
+const TILE: usize = 64;
+
+/// One head's view of a row block of qkv (T,3D): `part` 0 = q, 1 = k, 2 = v.
+fn head<T>(qkv: &[T], s: AttentionShape, part: usize, h: usize) -> Strided<'_, T> {
+    Strided { values: &qkv[part * s.width() + h * s.head_dim..], row: 3 * s.width(), col: 1 }
+}
+
+/// `o` (B,queries,D), `lse` (B,queries,H) from `qkv` (B,T,3D).
+pub fn forward<T: Real>(o: &mut [T], lse: &mut [T], qkv: &[T], s: AttentionShape) {
+    let (t, d) = (s.tokens, s.width());
+    let image = |o: &mut [T], lse: &mut [T], qkv: &[T]| {
+        let tiles = o.par_chunks_mut(TILE * d).zip(lse.par_chunks_mut(TILE * s.heads)).enumerate();
+        tiles.for_each_init(
+            || vec![T::ZERO; TILE * t],
+            |scores, (tile, (o, lse))| {
+                let (first, rows) = (tile * TILE, o.len() / d);
+                for h in 0..s.heads {
+                    let (q, k, v) = (head(qkv, s, 0, h), head(qkv, s, 1, h), head(qkv, s, 2, h));
+                    let p = &mut scores[..rows * t];
+                    product(StridedMut::rows(p, t), q.from_row(first), k.transposed(), rows, t, s.head_dim, s.scale());
+                    for (i, p) in p.chunks_mut(t).enumerate() {
+                        let seen = if s.causal { first + i + 1 } else { t };
+                        lse[i * s.heads + h] = softmax(&mut p[..seen]);
+                        p[seen..].fill(T::ZERO);
+                    }
+                    let out = StridedMut { values: &mut o[h * s.head_dim..], row: d };
+                    product(out, Strided::rows(p, t), v, rows, s.head_dim, t, 1.0);
+                }
+            },
+        );
+    };
+    o.par_chunks_mut(s.queries * d)
+        .zip(lse.par_chunks_mut(s.queries * s.heads))
+        .zip(qkv.par_chunks(t * 3 * d))
+        .for_each(|((o, lse), qkv)| image(o, lse, qkv));
+}
+
+/// Scores to probabilities; returns their log-sum-exp.
+fn softmax<T: Real>(p: &mut [T]) -> T {
+    simd(
+        #[inline(always)]
+        || {
+            let max = p.iter().fold(T::NEG_INFINITY, |m, &v| m.max(v));
+            p.iter_mut().for_each(|v| *v = (*v - max).exp());
+            let sum: T = super::layer_norm::sum(p, |v| v);
+            p.iter_mut().for_each(|v| *v /= sum);
+            max + sum.ln()
+        },
+    )
+}
+
+/// Probabilities (queries,T) of head `h`, recomputed.
+fn probabilities<T: Real>(p: &mut [T], qkv: &[T], lse: &[T], s: AttentionShape, h: usize) {
+    let t = s.tokens;
+    let (q, k) = (head(qkv, s, 0, h), head(qkv, s, 1, h));
+    product(StridedMut::rows(p, t), q, k.transposed(), s.queries, t, s.head_dim, s.scale());
+    for (i, p) in p.chunks_mut(t).enumerate() {
+        let lse = lse[i * s.heads + h];
+        simd(
+            #[inline(always)]
+            || p.iter_mut().for_each(|v| *v = (*v - lse).exp()),
+        );
+    }
+}
+
+/// What one head of one image contributes in reverse.
+struct HeadReverse<T> {
+    /// (T, 3 Dh): dq | dk | dv, empty where not asked for.
+    dqkv: Vec<T>,
+    /// (T): the head's share of `r_in A`, empty where not asked for.
+    row: Vec<T>,
+}
+
+/// `dqkv` (G,T,3D) and the relevance row `(r_out, r_in, keep, gain)` (G,T), from `d_o` (G,queries,D).
+///
+/// dP = dO V^T, dS = P * (dP - rowsum(P * dP)), dQ = scale dS K, dK = scale dS^T Q, dV = P^T dO;
+/// A = mean over heads of relu(P * dP).
+#[allow(clippy::type_complexity)] // the relevance row is one thing
+pub fn reverse<T: Real>(
+    mut dqkv: Option<&mut [T]>,
+    mut relevance: Option<(&mut [T], &[T], T, T)>,
+    d_o: &[T],
+    qkv: &[T],
+    lse: &[T],
+    s: AttentionShape,
+) {
+    let (t, d, dh) = (s.tokens, s.width(), s.head_dim);
+    let with_dqkv = dqkv.is_some();
+    for (g, d_o) in d_o.chunks(s.queries * d).enumerate() {
+        let b = g % s.batch;
+        let qkv = &qkv[b * t * 3 * d..][..t * 3 * d];
+        let lse = &lse[b * s.queries * s.heads..][..s.queries * s.heads];
+        let r_in = relevance.as_ref().map(|r| &r.1[g * t..][..t]);
+        let heads: Vec<HeadReverse<T>> =
+            (0..s.heads).into_par_iter().map(|h| reverse_head(d_o, qkv, lse, s, h, with_dqkv, r_in)).collect();
+        if let Some(dqkv) = dqkv.as_deref_mut() {
+            let rows = dqkv[g * t * 3 * d..][..t * 3 * d].par_chunks_mut(3 * d);
+            rows.enumerate().for_each(|(i, row)| {
+                for (h, head) in heads.iter().enumerate() {
+                    for part in 0..3 {
+                        let from = &head.dqkv[(i * 3 + part) * dh..][..dh];
+                        row[part * d + h * dh..][..dh].copy_from_slice(from);
+                    }
+                }
+            });
+        }
+        if let Some((r_out, r_in, keep, gain)) = &mut relevance {
+            mix(&mut r_out[g * t..][..t], &r_in[g * t..][..t], *keep, *gain, heads.iter().map(|h| h.row.as_slice()), s);
+        }
+    }
+}
+
+/// `r_out = keep r_in + gain / H sum over heads of row`.
+fn mix<'a, T: Real>(
+    r_out: &mut [T],
+    r_in: &[T],
+    keep: T,
+    gain: T,
+    rows: impl Iterator<Item = &'a [T]>,
+    s: AttentionShape,
+) {
+    r_out.fill(T::ZERO);
+    for row in rows {
+        r_out.iter_mut().zip(row).for_each(|(r, &v)| *r += v);
+    }
+    let gain = gain / T::of(s.heads as f64);
+    r_out.iter_mut().zip(r_in).for_each(|(r, &r_in)| *r = keep * r_in + gain * *r);
+}
+
+fn reverse_head<T: Real>(
+    d_o: &[T],
+    qkv: &[T],
+    lse: &[T],
+    s: AttentionShape,
+    h: usize,
+    with_dqkv: bool,
+    r_in: Option<&[T]>,
+) -> HeadReverse<T> {
+    let (t, dh, queries) = (s.tokens, s.head_dim, s.queries);
+    let mut p = vec![T::ZERO; queries * t];
+    let mut dp = vec![T::ZERO; queries * t];
+    probabilities(&mut p, qkv, lse, s, h);
+    let d_o = Strided { values: &d_o[h * dh..], row: s.width(), col: 1 };
+    product(StridedMut::rows(&mut dp, t), d_o, head(qkv, s, 2, h).transposed(), queries, t, dh, 1.0);
+
+    let mut row = Vec::new();
+    if let Some(r_in) = r_in {
+        row = vec![T::ZERO; t];
+        for ((p, dp), &r) in p.chunks(t).zip(dp.chunks(t)).zip(r_in) {
+            for ((row, &p), &dp) in row.iter_mut().zip(p).zip(dp) {
+                *row += r * (p * dp).max(T::ZERO);
+            }
+        }
+    }
+
+    let mut dqkv = Vec::new();
+    if with_dqkv {
+        dqkv = vec![T::ZERO; t * 3 * dh];
+        // dV before dS takes the place of dP.
+        product(
+            StridedMut { values: &mut dqkv[2 * dh..], row: 3 * dh },
+            Strided::rows(&p, t).transposed(),
+            d_o,
+            t,
+            dh,
+            queries,
+            1.0,
+        );
+        for (p, dp) in p.chunks(t).zip(dp.chunks_mut(t)) {
+            simd(
+                #[inline(always)]
+                || {
+                    let dot = super::layer_norm::sum3(p, dp, dp, |p, dp, _| p * dp);
+                    p.iter().zip(dp.iter_mut()).for_each(|(&p, dp)| *dp = p * (*dp - dot));
+                },
+            );
+        }
+        let ds = Strided::rows(&dp, t);
+        let (q, k) = (head(qkv, s, 0, h), head(qkv, s, 1, h));
+        product(StridedMut { values: &mut dqkv, row: 3 * dh }, ds, k, queries, dh, t, s.scale());
+        product(
+            StridedMut { values: &mut dqkv[dh..], row: 3 * dh },
+            ds.transposed(),
+            q,
+            t,
+            dh,
+            queries,
+            s.scale(),
+        );
+    }
+    HeadReverse { dqkv, row }
+}
+
+/// The relevance row with A = mean over heads of P.
+pub fn row<T: Real>(r_out: &mut [T], r_in: &[T], keep: T, gain: T, qkv: &[T], lse: &[T], s: AttentionShape) {
+    let (t, d) = (s.tokens, s.width());
+    for (b, (r_out, r_in)) in r_out.chunks_mut(t).zip(r_in.chunks(t)).enumerate() {
+        let qkv = &qkv[b * t * 3 * d..][..t * 3 * d];
+        let lse = &lse[b * s.queries * s.heads..][..s.queries * s.heads];
+        let rows: Vec<Vec<T>> = (0..s.heads)
+            .into_par_iter()
+            .map(|h| {
+                let mut p = vec![T::ZERO; s.queries * t];
+                probabilities(&mut p, qkv, lse, s, h);
+                let mut row = vec![T::ZERO; t];
+                for (p, &r) in p.chunks(t).zip(r_in) {
+                    row.iter_mut().zip(p).for_each(|(row, &p)| *row += r * p);
+                }
+                row
+            })
+            .collect();
+        mix(r_out, r_in, keep, gain, rows.iter().map(Vec::as_slice), s);
+    }
+}
+
+/// LeGrad's map: `map` (G,P) += mean over heads and query rows of relu(dO V^T), CLS column dropped.
+pub fn positive_gradient<T: Real>(map: &mut [T], d_o: &[T], qkv: &[T], s: AttentionShape) {
+    let (t, d) = (s.tokens, s.width());
+    for (g, (map, d_o)) in map.chunks_mut(t - 1).zip(d_o.chunks(s.queries * d)).enumerate() {
+        let qkv = &qkv[(g % s.batch) * t * 3 * d..][..t * 3 * d];
+        let columns: Vec<Vec<T>> = (0..s.heads)
+            .into_par_iter()
+            .map(|h| {
+                let mut dp = vec![T::ZERO; s.queries * t];
+                let d_o = Strided { values: &d_o[h * s.head_dim..], row: d, col: 1 };
+                product(
+                    StridedMut::rows(&mut dp, t),
+                    d_o,
+                    head(qkv, s, 2, h).transposed(),
+                    s.queries,
+                    t,
+                    s.head_dim,
+                    1.0,
+                );
+                let mut column = vec![T::ZERO; t];
+                for dp in dp.chunks(t) {
+                    column.iter_mut().zip(dp).for_each(|(c, &v)| *c += v.max(T::ZERO));
+                }
+                column
+            })
+            .collect();
+        let scale = T::ONE / T::of((s.heads * s.queries) as f64);
+        for column in &columns {
+            map.iter_mut().zip(&column[1..]).for_each(|(m, &c)| *m += scale * c);
+        }
+    }
+}

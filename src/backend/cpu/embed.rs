@@ -1,0 +1,44 @@
+//! Pixels to tokens: each patch is a row of pixels (channel, y, x), multiplied with the patch embedding's weights.
+
+use rayon::prelude::*;
+
+use super::Real;
+use crate::backend::PatchGrid;
+
+/// `patches` (B,P,3 p p) from `pixels` (B,3,R,R).
+pub fn to_patches<T: Real>(patches: &mut [T], pixels: &[T], grid: PatchGrid) {
+    let p = grid.patch;
+    let (height, width) = grid.pixels();
+    patches.par_chunks_mut(3 * p * p).enumerate().for_each(|(row, patch)| {
+        let (image, index) = (row / grid.patches(), row % grid.patches());
+        let (top, left) = (index / grid.cols * p, index % grid.cols * p);
+        for (line, values) in patch.chunks_mut(p).enumerate() {
+            let (channel, y) = (line / p, top + line % p);
+            let start = ((image * 3 + channel) * height + y) * width + left;
+            values.copy_from_slice(&pixels[start..start + p]);
+        }
+    });
+}
+
+/// `pixels` (G,3,R,R) from `patches` (G,P,3 p p): the inverse of [`to_patches`], and its reverse.
+pub fn from_patches<T: Real>(pixels: &mut [T], patches: &[T], grid: PatchGrid) {
+    let p = grid.patch;
+    let (height, width) = grid.pixels();
+    pixels.par_chunks_mut(width).enumerate().for_each(|(line, row)| {
+        let (image, channel, y) = (line / (3 * height), line / height % 3, line % height);
+        for (col, values) in row.chunks_mut(p).enumerate() {
+            let patch = (image * grid.patches() + y / p * grid.cols + col) * 3 * p * p;
+            let start = patch + (channel * p + y % p) * p;
+            values.copy_from_slice(&patches[start..start + p]);
+        }
+    });
+}
+
+/// Token 0 of `x` (B,T,D) becomes `cls` (D), and `positions` (T,D) are added to all.
+pub fn add_positions<T: Real>(x: &mut [T], cls: &[T], positions: &[T], tokens: usize) {
+    let d = cls.len();
+    x.par_chunks_mut(tokens * d).for_each(|x| {
+        x[..d].copy_from_slice(cls);
+        x.iter_mut().zip(positions).for_each(|(x, &p)| *x += p);
+    });
+}

@@ -1,0 +1,92 @@
+//! Weight matrices and their products, by number type: f64 in plain loops, f32 as fast as the machine can.
+
+use rayon::prelude::*;
+
+use super::{
+    Real,
+    small::{Strided, StridedMut, plain},
+};
+
+/// Called once for every finished piece of a row: (row, first column, values).
+pub type Finish<'a, T> = &'a (dyn Fn(usize, usize, &mut [T]) + Sync);
+
+/// A number type together with its matrix products.
+pub trait Number: Real {
+    /// W (n,k) prepared for products.
+    type Matrix: Send + Sync;
+
+    /// Prepares row-major values.
+    fn matrix(n: usize, k: usize, values: Vec<f32>) -> Self::Matrix;
+
+    /// `y` (m,n) = `x` (m,k) W^T; rows of `x` are `stride` apart.
+    fn product(y: &mut [Self], x: &[Self], stride: usize, m: usize, w: &Self::Matrix, finish: Finish<'_, Self>);
+
+    /// `dx` (m,k) = `dy` (m,n) W.
+    fn product_reverse(dx: &mut [Self], dy: &[Self], m: usize, w: &Self::Matrix, finish: Finish<'_, Self>);
+
+    /// See [`super::small::product`].
+    fn small_product(
+        c: StridedMut<'_, Self>,
+        a: Strided<'_, Self>,
+        b: Strided<'_, Self>,
+        m: usize,
+        n: usize,
+        k: usize,
+        scale: f64,
+    );
+
+    /// Bytes that W (n,k) takes, forward only or with its reverse.
+    fn matrix_bytes(n: usize, k: usize, reverse: bool) -> usize;
+}
+
+/// Row-major values for the plain loops.
+#[derive(Debug)]
+pub struct PlainMatrix<T> {
+    n: usize,
+    k: usize,
+    values: Vec<T>,
+}
+
+impl Number for f64 {
+    type Matrix = PlainMatrix<f64>;
+
+    fn matrix(n: usize, k: usize, values: Vec<f32>) -> Self::Matrix {
+        PlainMatrix { n, k, values: values.into_iter().map(f64::from).collect() }
+    }
+
+    fn product(y: &mut [f64], x: &[f64], stride: usize, m: usize, w: &Self::Matrix, finish: Finish<'_, f64>) {
+        y[..m * w.n].par_chunks_mut(w.n).enumerate().for_each(|(i, y)| {
+            let x = &x[i * stride..][..w.k];
+            for (y, w) in y.iter_mut().zip(w.values.chunks(w.k)) {
+                *y = super::maps::dot(x, w);
+            }
+            finish(i, 0, y);
+        });
+    }
+
+    fn product_reverse(dx: &mut [f64], dy: &[f64], m: usize, w: &Self::Matrix, finish: Finish<'_, f64>) {
+        dx[..m * w.k].par_chunks_mut(w.k).enumerate().for_each(|(i, dx)| {
+            dx.fill(0.0);
+            for (&dy, w) in dy[i * w.n..][..w.n].iter().zip(w.values.chunks(w.k)) {
+                dx.iter_mut().zip(w).for_each(|(dx, &w)| *dx += dy * w);
+            }
+            finish(i, 0, dx);
+        });
+    }
+
+    fn small_product(
+        c: StridedMut<'_, f64>,
+        a: Strided<'_, f64>,
+        b: Strided<'_, f64>,
+        m: usize,
+        n: usize,
+        k: usize,
+        scale: f64,
+    ) {
+        plain(c, a, b, m, n, k, scale);
+    }
+
+    fn matrix_bytes(n: usize, k: usize, _: bool) -> usize {
+        n * k * size_of::<f64>()
+    }
+}

@@ -1,0 +1,117 @@
+//! The CPU's arena.
+
+use std::collections::BTreeMap;
+
+use super::Real;
+use crate::{
+    Error, Result,
+    backend::plan::{Cursor, Indices, Memory, Plan, Tensor},
+};
+
+/// One arena of reals, one of indices, and a watcher's copies.
+#[derive(Debug)]
+pub struct CpuMemory<T> {
+    cursor: Cursor,
+    real: Vec<T>,
+    index: Vec<u32>,
+    watched: Option<BTreeMap<String, Vec<f64>>>,
+}
+
+impl<T: Real> CpuMemory<T> {
+    /// The arena of `plan`. With `watched`, every observed tensor is copied.
+    pub fn new(plan: Plan, watched: bool) -> Self {
+        CpuMemory {
+            // A pass that reads what it never wrote gives NaN.
+            real: vec![T::NAN; plan.len],
+            index: vec![0; plan.index_len],
+            cursor: Cursor::new(plan),
+            watched: watched.then(BTreeMap::new),
+        }
+    }
+
+    /// The plan it was cut from.
+    pub fn plan(&self) -> &Plan {
+        self.cursor.plan()
+    }
+
+    /// Back to the start of the pass.
+    pub fn rewind(&mut self) {
+        self.cursor.rewind();
+    }
+
+    /// What was observed since the last call, by name.
+    pub fn take_watched(&mut self) -> BTreeMap<String, Vec<f64>> {
+        self.watched.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The values of several tensors at once.
+    ///
+    /// # Errors
+    /// When two of them are the same.
+    pub fn real<const N: usize>(&mut self, tensors: [Tensor; N]) -> Result<[&mut [T]; N]> {
+        split(&mut self.real, self.cursor.plan(), tensors)
+    }
+
+    /// The values of several tensors and of one tensor of indices.
+    ///
+    /// # Errors
+    /// When two of them are the same.
+    pub fn real_and_index<const N: usize>(
+        &mut self,
+        tensors: [Tensor; N],
+        index: Indices,
+    ) -> Result<([&mut [T]; N], &mut [u32])> {
+        let range = self.cursor.plan().indices[index.id()].range();
+        Ok((split(&mut self.real, self.cursor.plan(), tensors)?, &mut self.index[range]))
+    }
+}
+
+fn split<'a, T, const N: usize>(real: &'a mut [T], plan: &Plan, tensors: [Tensor; N]) -> Result<[&'a mut [T]; N]> {
+    real.get_disjoint_mut(tensors.map(|t| plan.tensors[t.id()].range())).map_err(|_| {
+        let names: Vec<&str> = tensors.iter().map(|t| plan.tensors[t.id()].name.as_str()).collect();
+        Error::Plan { tensor: names.join(", "), planned: None }
+    })
+}
+
+impl<T: Real> Memory for CpuMemory<T> {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.cursor.tensor(name, shape)
+    }
+
+    fn indices(&mut self, name: &str, shape: &[usize]) -> Result<Indices> {
+        self.cursor.indices(name, shape)
+    }
+
+    fn upload(&mut self, tensor: Tensor, values: &[f64]) -> Result<()> {
+        let [x] = self.real([tensor])?;
+        if x.len() != values.len() {
+            return Err(Error::usage(format!("{} values for a tensor of {}", values.len(), x.len())));
+        }
+        x.iter_mut().zip(values).for_each(|(x, &v)| *x = T::of(v));
+        Ok(())
+    }
+
+    fn download(&mut self, tensor: Tensor) -> Result<Vec<f64>> {
+        let [x] = self.real([tensor])?;
+        Ok(x.iter().map(|x| x.to_f64()).collect())
+    }
+
+    fn download_indices(&mut self, tensor: Indices) -> Result<Vec<u32>> {
+        let range = self.cursor.plan().indices[tensor.id()].range();
+        Ok(self.index[range].to_vec())
+    }
+
+    fn observe(&mut self, name: &str, tensor: Tensor) -> Result<()> {
+        if self.watched.is_some() {
+            let values = self.download(tensor)?;
+            if let Some(watched) = &mut self.watched {
+                watched.insert(name.to_owned(), values);
+            }
+        }
+        Ok(())
+    }
+
+    fn watched(&self) -> bool {
+        self.watched.is_some()
+    }
+}

@@ -1,0 +1,213 @@
+//! The two number types of the CPU backend and their elementary functions.
+//!
+//! The functions of f32 are branch-free so that the compiler turns loops over them into vector code; those of f64
+//! are the standard library's.
+
+use std::{
+    fmt::Debug,
+    iter::Sum,
+    ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign},
+};
+
+/// f32 or f64.
+pub trait Real:
+    Copy
+    + Send
+    + Sync
+    + Default
+    + Debug
+    + PartialOrd
+    + Sum
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + SubAssign
+    + MulAssign
+    + DivAssign
+    + 'static
+{
+    /// 0.
+    const ZERO: Self;
+    /// 1.
+    const ONE: Self;
+    /// Not a number.
+    const NAN: Self;
+    /// Smaller than every number.
+    const NEG_INFINITY: Self;
+    /// The distance from 1 to the next number.
+    const EPSILON: f64;
+
+    /// Nearest value.
+    fn of(value: f64) -> Self;
+    /// Widened.
+    fn to_f64(self) -> f64;
+    /// e^x.
+    fn exp(self) -> Self;
+    /// Natural logarithm.
+    fn ln(self) -> Self;
+    /// Square root.
+    fn sqrt(self) -> Self;
+    /// The error function.
+    fn erf(self) -> Self;
+    /// Hyperbolic tangent.
+    fn tanh(self) -> Self;
+    /// Absolute value.
+    fn abs(self) -> Self;
+    /// The larger one.
+    fn max(self, other: Self) -> Self;
+    /// Whether it is NaN.
+    fn is_nan(self) -> bool;
+}
+
+impl Real for f64 {
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
+    const NAN: Self = f64::NAN;
+    const NEG_INFINITY: Self = f64::NEG_INFINITY;
+    const EPSILON: f64 = f64::EPSILON;
+
+    fn of(value: f64) -> Self {
+        value
+    }
+    fn to_f64(self) -> f64 {
+        self
+    }
+    fn exp(self) -> Self {
+        f64::exp(self)
+    }
+    fn ln(self) -> Self {
+        f64::ln(self)
+    }
+    fn sqrt(self) -> Self {
+        f64::sqrt(self)
+    }
+    fn erf(self) -> Self {
+        libm::erf(self)
+    }
+    fn tanh(self) -> Self {
+        f64::tanh(self)
+    }
+    fn abs(self) -> Self {
+        f64::abs(self)
+    }
+    fn max(self, other: Self) -> Self {
+        f64::max(self, other)
+    }
+    fn is_nan(self) -> bool {
+        f64::is_nan(self)
+    }
+}
+
+impl Real for f32 {
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
+    const NAN: Self = f32::NAN;
+    const NEG_INFINITY: Self = f32::NEG_INFINITY;
+    const EPSILON: f64 = f32::EPSILON as f64;
+
+    #[inline(always)]
+    fn of(value: f64) -> Self {
+        value as f32
+    }
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+    /// e^x = 2^n e^r with n = round(x / ln 2), |r| <= ln 2 / 2; the Taylor series of e^r to r^7 is off by less than
+    /// 2^-27. Below -87.3 the result is 0 instead of a denormal, above 88.7 infinity; NaN stays NaN.
+    #[inline(always)]
+    fn exp(self) -> Self {
+        const LN2_HIGH: f32 = 0.693_359_4; // 355 / 512: n * LN2_HIGH is exact
+        const LN2_LOW: f32 = -2.121_944_4e-4;
+        const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
+        let x = self.clamp(-87.3, 88.8);
+        let shifted = x * std::f32::consts::LOG2_E + ROUND;
+        let n = shifted - ROUND;
+        let r = (x - n * LN2_HIGH) - n * LN2_LOW;
+        let mut p = 1.0 / 5040.0;
+        p = p * r + 1.0 / 720.0;
+        p = p * r + 1.0 / 120.0;
+        p = p * r + 1.0 / 24.0;
+        p = p * r + 1.0 / 6.0;
+        p = p * r + 0.5;
+        p = p * r * r + r + 1.0;
+        // 2^n in two factors, so that n = 128 (just below overflow) has a finite first one.
+        let half = (n * 0.5) as i32;
+        let rest = n as i32 - half;
+        let scale = |k: i32| f32::from_bits(((k + 127) << 23) as u32);
+        let y = p * scale(half) * scale(rest);
+        if self < -87.3 {
+            0.0
+        } else if self > 88.722_84 {
+            f32::INFINITY
+        } else {
+            y
+        }
+    }
+    #[inline(always)]
+    fn ln(self) -> Self {
+        f32::ln(self)
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        f32::sqrt(self)
+    }
+    /// In f64, where the plain formulas have digits to spare.
+    #[inline(always)]
+    fn erf(self) -> Self {
+        libm::erff(self)
+    }
+    #[inline(always)]
+    fn tanh(self) -> Self {
+        // 1 - 2 / (e^2x + 1); for small x, where that cancels, the odd series.
+        let x2 = self * self;
+        let series = self * (1.0 + x2 * (-1.0 / 3.0 + x2 * (2.0 / 15.0 + x2 * (-17.0 / 315.0))));
+        let quotient = 1.0 - 2.0 / (Real::exp(2.0 * self) + 1.0);
+        if self.abs() < 0.15 { series } else { quotient }
+    }
+    #[inline(always)]
+    fn abs(self) -> Self {
+        f32::abs(self)
+    }
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        f32::max(self, other)
+    }
+    #[inline(always)]
+    fn is_nan(self) -> bool {
+        f32::is_nan(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Real;
+
+    #[test]
+    fn elementary_functions_of_f32_are_within_two_units_of_the_exact_value() {
+        let worst = |ours: fn(f32) -> f32, exact: fn(f64) -> f64, low: f32, high: f32| {
+            let steps = 200_000;
+            (0..=steps).fold(0.0f64, |worst, i| {
+                let x = low + (high - low) * i as f32 / steps as f32;
+                let want = exact(f64::from(x));
+                let unit = (want.abs() * f64::from(f32::EPSILON)).max(f64::from(f32::MIN_POSITIVE));
+                worst.max((f64::from(ours(x)) - want).abs() / unit)
+            })
+        };
+        assert!(worst(Real::exp, f64::exp, -87.0, 88.7) < 2.0);
+        assert!(worst(Real::erf, libm::erf, -6.0, 6.0) < 2.0);
+        assert!(worst(Real::tanh, f64::tanh, -12.0, 12.0) < 4.0);
+    }
+
+    #[test]
+    fn exp_has_the_right_ends() {
+        assert_eq!(Real::exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(Real::exp(f32::INFINITY), f32::INFINITY);
+        assert_eq!(Real::exp(-1000f32), 0.0);
+        assert_eq!(Real::exp(0f32), 1.0);
+        assert!(Real::exp(f32::NAN).is_nan());
+    }
+}

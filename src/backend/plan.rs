@@ -1,0 +1,481 @@
+//! The tape is a plan: a pass is first run with a [`Recorder`], which computes nothing and notes when each tensor
+//! is first and last used. From that [`Plan`] cuts one arena, so the memory of a pass is known before it starts
+//! and nothing is allocated while it runs. The real pass asks for the same tensors in the same order.
+
+use super::{
+    AttentionShape, Backend, Code, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Relevance, ScoreKind,
+};
+use crate::{
+    Error, Result,
+    model::{Edit, Splice, Through},
+    weights::SaeWeights,
+};
+
+/// A tensor of reals in the arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tensor {
+    id: u32,
+}
+
+/// A tensor of 32-bit indices in the arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Indices {
+    id: u32,
+}
+
+impl Tensor {
+    /// Position in the plan's list.
+    pub fn id(self) -> usize {
+        self.id as usize
+    }
+
+    /// Its rows, `width` values each.
+    pub fn rows(self, width: usize) -> Rows {
+        Rows { tensor: self, stride: width }
+    }
+}
+
+impl Indices {
+    /// Position in the plan's list.
+    pub fn id(self) -> usize {
+        self.id as usize
+    }
+}
+
+/// Rows of a tensor, `stride` values apart: with a stride of `T D` the CLS rows of (B,T,D).
+#[derive(Debug, Clone, Copy)]
+pub struct Rows {
+    /// The tensor.
+    pub tensor: Tensor,
+    /// Values from one row's start to the next.
+    pub stride: usize,
+}
+
+/// An arena, or the recording of one.
+pub trait Memory {
+    /// The next tensor of the pass.
+    ///
+    /// # Errors
+    /// When the plan was made for another pass.
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
+
+    /// The next tensor of indices of the pass.
+    ///
+    /// # Errors
+    /// When the plan was made for another pass.
+    fn indices(&mut self, name: &str, shape: &[usize]) -> Result<Indices>;
+
+    /// Copies values from the host.
+    ///
+    /// # Errors
+    /// When the length differs.
+    fn upload(&mut self, tensor: Tensor, values: &[f64]) -> Result<()>;
+
+    /// Copies values to the host. A recording answers zeros.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn download(&mut self, tensor: Tensor) -> Result<Vec<f64>>;
+
+    /// As [`Memory::download`].
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn download_indices(&mut self, tensor: Indices) -> Result<Vec<u32>>;
+
+    /// Hands a tensor to whoever watches the pass (`verify`); nothing otherwise.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn observe(&mut self, name: &str, tensor: Tensor) -> Result<()>;
+
+    /// Whether anybody watches.
+    fn watched(&self) -> bool;
+}
+
+/// One tensor of a plan.
+#[derive(Debug, Clone)]
+pub struct TensorSpec {
+    /// Its name in the data's way.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// The operation that uses it first.
+    pub first: usize,
+    /// The operation that uses it last.
+    pub last: usize,
+    /// Where it lies in the arena, in elements.
+    pub offset: usize,
+}
+
+impl TensorSpec {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its place in the arena.
+    pub fn range(&self) -> std::ops::Range<usize> {
+        self.offset..self.offset + self.len()
+    }
+}
+
+/// Every tensor of a pass with its lifetime and its place.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// Tensors of reals, in order of creation.
+    pub tensors: Vec<TensorSpec>,
+    /// Tensors of indices, in order of creation.
+    pub indices: Vec<TensorSpec>,
+    /// Elements of the arena of reals.
+    pub len: usize,
+    /// Elements of the arena of indices.
+    pub index_len: usize,
+}
+
+impl Plan {
+    /// Records `pass` and cuts the arena for it.
+    ///
+    /// # Errors
+    /// Those of `pass`.
+    pub fn record<B: Backend, R>(
+        backend: &B,
+        watched: bool,
+        pass: impl FnOnce(&Recorder<'_, B>, &mut Recording) -> Result<R>,
+    ) -> Result<Plan> {
+        let mut recording = Recording { watched, ..Recording::default() };
+        pass(&Recorder { backend }, &mut recording)?;
+        let Recording { mut tensors, mut indices, .. } = recording;
+        let len = place(&mut tensors);
+        let index_len = place(&mut indices);
+        Ok(Plan { tensors, indices, len, index_len })
+    }
+
+    /// Bytes of the arena with reals of `real` bytes.
+    pub fn bytes(&self, real: usize) -> usize {
+        self.len * real + self.index_len * size_of::<u32>()
+    }
+}
+
+/// Elements by which tensors are aligned in the arena: a cache line of f32.
+const ALIGN: usize = 16;
+
+/// Gives each tensor a place such that two tensors share elements only when their lifetimes do not meet:
+/// largest first, each into the lowest gap that holds it. Returns the arena's length.
+fn place(specs: &mut [TensorSpec]) -> usize {
+    let mut order: Vec<usize> = (0..specs.len()).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(specs[i].len()), specs[i].first, i));
+    let mut placed: Vec<usize> = Vec::new(); // by offset
+    let mut end = 0;
+    for i in order {
+        let need = specs[i].len().next_multiple_of(ALIGN);
+        let mut offset = 0;
+        for &j in &placed {
+            let apart = specs[j].last < specs[i].first || specs[i].last < specs[j].first;
+            if apart {
+                continue;
+            }
+            if offset + need <= specs[j].offset {
+                break;
+            }
+            offset = offset.max((specs[j].offset + specs[j].len()).next_multiple_of(ALIGN));
+        }
+        specs[i].offset = offset;
+        end = end.max(offset + need);
+        let at = placed.partition_point(|&j| specs[j].offset <= offset);
+        placed.insert(at, i);
+    }
+    end
+}
+
+/// What a [`Recorder`] writes down.
+#[derive(Debug, Default)]
+pub struct Recording {
+    tensors: Vec<TensorSpec>,
+    indices: Vec<TensorSpec>,
+    clock: usize,
+    watched: bool,
+}
+
+impl Recording {
+    fn spec(name: &str, shape: &[usize]) -> TensorSpec {
+        TensorSpec { name: name.to_owned(), shape: shape.to_vec(), first: usize::MAX, last: 0, offset: 0 }
+    }
+
+    /// One operation that uses these tensors.
+    fn touch(&mut self, tensors: &[Tensor], indices: &[Indices]) -> Result<()> {
+        self.clock += 1;
+        let clock = self.clock;
+        let live = |spec: &mut TensorSpec| {
+            spec.first = spec.first.min(clock);
+            spec.last = clock;
+        };
+        tensors.iter().for_each(|t| live(&mut self.tensors[t.id()]));
+        indices.iter().for_each(|t| live(&mut self.indices[t.id()]));
+        Ok(())
+    }
+}
+
+impl Memory for Recording {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.tensors.push(Self::spec(name, shape));
+        Ok(Tensor { id: self.tensors.len() as u32 - 1 })
+    }
+
+    fn indices(&mut self, name: &str, shape: &[usize]) -> Result<Indices> {
+        self.indices.push(Self::spec(name, shape));
+        Ok(Indices { id: self.indices.len() as u32 - 1 })
+    }
+
+    fn upload(&mut self, tensor: Tensor, _: &[f64]) -> Result<()> {
+        self.touch(&[tensor], &[])
+    }
+
+    fn download(&mut self, tensor: Tensor) -> Result<Vec<f64>> {
+        self.touch(&[tensor], &[])?;
+        Ok(vec![0.0; self.tensors[tensor.id()].len()])
+    }
+
+    fn download_indices(&mut self, tensor: Indices) -> Result<Vec<u32>> {
+        self.touch(&[], &[tensor])?;
+        Ok(vec![0; self.indices[tensor.id()].len()])
+    }
+
+    fn observe(&mut self, _: &str, tensor: Tensor) -> Result<()> {
+        if self.watched { self.touch(&[tensor], &[]) } else { Ok(()) }
+    }
+
+    fn watched(&self) -> bool {
+        self.watched
+    }
+}
+
+/// Walks a [`Plan`] while the real pass asks for its tensors.
+#[derive(Debug)]
+pub struct Cursor {
+    plan: Plan,
+    next: usize,
+    next_index: usize,
+}
+
+impl Cursor {
+    /// At the start of `plan`.
+    pub fn new(plan: Plan) -> Self {
+        Cursor { plan, next: 0, next_index: 0 }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Back to the start, for another run of the same pass.
+    pub fn rewind(&mut self) {
+        self.next = 0;
+        self.next_index = 0;
+    }
+
+    /// The next tensor, which must be the one that was planned.
+    ///
+    /// # Errors
+    /// When the pass differs from the recorded one.
+    pub fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        check(self.plan.tensors.get(self.next), name, shape)?;
+        self.next += 1;
+        Ok(Tensor { id: self.next as u32 - 1 })
+    }
+
+    /// The next tensor of indices, which must be the one that was planned.
+    ///
+    /// # Errors
+    /// When the pass differs from the recorded one.
+    pub fn indices(&mut self, name: &str, shape: &[usize]) -> Result<Indices> {
+        check(self.plan.indices.get(self.next_index), name, shape)?;
+        self.next_index += 1;
+        Ok(Indices { id: self.next_index as u32 - 1 })
+    }
+}
+
+fn check(spec: Option<&TensorSpec>, name: &str, shape: &[usize]) -> Result<()> {
+    match spec {
+        Some(spec) if spec.name == name && spec.shape == shape => Ok(()),
+        _ => Err(Error::Plan { tensor: name.to_owned(), planned: spec.map(|s| s.name.clone()) }),
+    }
+}
+
+/// A backend that computes nothing and notes which tensors each operation uses.
+#[derive(Debug)]
+pub struct Recorder<'a, B> {
+    backend: &'a B,
+}
+
+/// Implements operations by noting their tensors: `name(arguments) => [tensors], [indices]`.
+macro_rules! note {
+    ($($(#[$attr:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) => [$($tensor:expr),*] $(, [$index:expr])?;)+) => {
+        $(
+            $(#[$attr])*
+            #[allow(unused_variables)] // sizes and parameters leave no trace in a recording
+            fn $name(&self, m: &mut Recording, $($arg: $type),*) -> Result<()> {
+                m.touch(&[$($tensor),*], &[$($index)?])
+            }
+        )+
+    };
+}
+
+impl<B: Backend> Backend for Recorder<'_, B> {
+    type Memory = Recording;
+    type Matrix = B::Matrix;
+    type Vector = B::Vector;
+    type Sae = B::Sae;
+
+    fn matrix(&self, rows: usize, cols: usize, values: Vec<f32>) -> Self::Matrix {
+        self.backend.matrix(rows, cols, values)
+    }
+
+    fn vector(&self, values: impl ExactSizeIterator<Item = f64>) -> Self::Vector {
+        self.backend.vector(values)
+    }
+
+    fn sae(&self, weights: &SaeWeights) -> Self::Sae {
+        self.backend.sae(weights)
+    }
+
+    fn sae_slots(&self, sae: &Self::Sae, edits: &[Edit]) -> usize {
+        self.backend.sae_slots(sae, edits)
+    }
+
+    fn linear(
+        &self,
+        m: &mut Recording,
+        y: Tensor,
+        x: Rows,
+        _: &Linear<B::Matrix, B::Vector>,
+        epilogue: Epilogue,
+        _: usize,
+    ) -> Result<()> {
+        match epilogue {
+            Epilogue::None | Epilogue::Activation(_, None) => m.touch(&[y, x.tensor], &[]),
+            Epilogue::Residual(r) => m.touch(&[y, x.tensor, r.tensor], &[]),
+            Epilogue::Activation(_, Some(u)) => m.touch(&[y, x.tensor, u], &[]),
+        }
+    }
+
+    fn linear_reverse(
+        &self,
+        m: &mut Recording,
+        dx: Tensor,
+        dy: Tensor,
+        _: &Linear<B::Matrix, B::Vector>,
+        epilogue: EpilogueReverse,
+        _: usize,
+    ) -> Result<()> {
+        match epilogue {
+            EpilogueReverse::None => m.touch(&[dx, dy], &[]),
+            EpilogueReverse::Activation(_, u, _) => m.touch(&[dx, dy, u], &[]),
+        }
+    }
+
+    fn attention_reverse(
+        &self,
+        m: &mut Recording,
+        dqkv: Option<Tensor>,
+        relevance: Option<Relevance>,
+        d_o: Tensor,
+        qkv: Tensor,
+        lse: Tensor,
+        _: AttentionShape,
+        _: usize,
+    ) -> Result<()> {
+        let mut used = vec![d_o, qkv, lse];
+        used.extend(dqkv);
+        used.extend(relevance.iter().flat_map(|r| [r.out, r.input]));
+        m.touch(&used, &[])
+    }
+
+    note! {
+        #[allow(clippy::too_many_arguments)]
+        fn patch_embed(x: Tensor, patches: Tensor, pixels: Tensor, weight: &B::Matrix, cls: &B::Vector,
+            positions: &B::Vector, batch: usize, grid: PatchGrid) => [x, patches, pixels];
+        #[allow(clippy::too_many_arguments)]
+        fn patch_embed_reverse(dpixels: Tensor, dpatches: Tensor, dx: Tensor, weight: &B::Matrix, batch: usize,
+            grid: PatchGrid) => [dpixels, dpatches, dx];
+        #[allow(clippy::too_many_arguments)]
+        fn layer_norm(y: Tensor, stats: Tensor, x: Rows, norm: &Norm<B::Vector>, n: usize) => [y, stats, x.tensor];
+        #[allow(clippy::too_many_arguments)]
+        fn layer_norm_reverse(dx: Tensor, dy: Tensor, x: Rows, stats: Tensor, norm: &Norm<B::Vector>, n: usize,
+            g: usize, accumulate: bool) => [dx, dy, x.tensor, stats];
+        fn attention(o: Tensor, lse: Tensor, qkv: Tensor, shape: AttentionShape) => [o, lse, qkv];
+        fn attention_row(relevance: Relevance, qkv: Tensor, lse: Tensor, shape: AttentionShape)
+            => [relevance.out, relevance.input, qkv, lse];
+        fn attention_positive_gradient(map: Tensor, d_o: Tensor, qkv: Tensor, shape: AttentionShape, g: usize)
+            => [map, d_o, qkv];
+        fn grad_eclip(map: Tensor, d_o: Tensor, qkv: Tensor, shape: AttentionShape, g: usize) => [map, d_o, qkv];
+        #[allow(clippy::too_many_arguments)]
+        fn grad_cam(map: Tensor, dx: Tensor, x: Tensor, batch: usize, tokens: usize, width: usize, g: usize)
+            => [map, dx, x];
+        fn mean_tokens(y: Tensor, x: Tensor, batch: usize, tokens: usize, width: usize) => [y, x];
+        fn mean_tokens_reverse(dx: Tensor, dy: Tensor, g: usize, tokens: usize, width: usize) => [dx, dy];
+        #[allow(clippy::too_many_arguments)]
+        fn cosine(cos: Tensor, embed: Tensor, texts: &B::Vector, batch: usize, queries: usize, width: usize)
+            => [cos, embed];
+        #[allow(clippy::too_many_arguments)]
+        fn score_reverse(dembed: Tensor, embed: Tensor, cos: Tensor, texts: &B::Vector, kind: ScoreKind,
+            logit_scale: f64, first: usize, batch: usize, queries: usize, width: usize, g: usize)
+            => [dembed, embed, cos];
+        fn fill(x: Tensor, value: f64) => [x];
+        fn gather_rows(y: Tensor, x: Tensor, rows: &[usize], width: usize) => [y, x];
+        fn add_rows(y: Tensor, stride: usize, x: Tensor, n: usize, width: usize) => [y, x];
+        #[allow(clippy::too_many_arguments)]
+        fn sae_encode(code: Code, pre: Tensor, x: Tensor, sae: &B::Sae, edits: &[Edit], mask: &[bool], n: usize)
+            => [code.z, code.edited, code.slope, code.edit_slope, pre, x], [code.index];
+        #[allow(clippy::too_many_arguments)]
+        fn sae_splice(y: Tensor, x: Tensor, code: Code, sae: &B::Sae, splice: Splice, mask: &[bool], n: usize)
+            => [y, x, code.z, code.edited], [code.index];
+        #[allow(clippy::too_many_arguments)]
+        fn sae_splice_reverse(dx: Tensor, dz: Tensor, dy: Tensor, x: Tensor, code: Code, sae: &B::Sae,
+            splice: Splice, through: Through, mask: &[bool], n: usize, g: usize)
+            => [dx, dz, dy, x, code.z, code.edited, code.slope, code.edit_slope], [code.index];
+        #[allow(clippy::too_many_arguments)]
+        fn sae_latent(score: Tensor, fires: Tensor, code: Code, id: usize, batch: usize, tokens: usize)
+            => [score, fires, code.z], [code.index];
+        #[allow(clippy::too_many_arguments)]
+        fn sae_latent_reverse(dx: Tensor, x: Tensor, code: Code, sae: &B::Sae, id: usize, n: usize)
+            => [dx, x, code.slope], [code.index];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(len: usize, first: usize, last: usize) -> TensorSpec {
+        TensorSpec { name: String::new(), shape: vec![len], first, last, offset: 0 }
+    }
+
+    #[test]
+    fn tensors_share_elements_only_when_they_never_live_together() {
+        let mut specs: Vec<_> = (0..40).map(|i| spec(16 * (1 + i * 7 % 5), i, i + i % 4)).collect();
+        let end = place(&mut specs);
+        for (i, a) in specs.iter().enumerate() {
+            assert!(a.offset + a.len() <= end);
+            for b in &specs[..i] {
+                let together = a.first <= b.last && b.first <= a.last;
+                let overlap = a.offset < b.offset + b.len() && b.offset < a.offset + a.len();
+                assert!(!(together && overlap), "{a:?} and {b:?}");
+            }
+        }
+        let most = (0..50).map(|t| specs.iter().filter(|s| s.first <= t && t <= s.last).map(TensorSpec::len).sum());
+        assert!(end <= 2 * most.max().unwrap_or(0), "the arena is far larger than what lives at once");
+    }
+
+    #[test]
+    fn a_chain_needs_two_buffers() {
+        let mut specs: Vec<_> = (0..10).map(|i| spec(160, i, i + 1)).collect();
+        assert_eq!(place(&mut specs), 320);
+    }
+}
