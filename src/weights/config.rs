@@ -142,11 +142,6 @@ impl ClipConfig {
                 return Err(Error::file(path, format!("{side} layer_norm_eps {} is not between 0 and 1", tower.eps)));
             }
         }
-        if let Pooling::FirstEos(id) = self.text.pooling
-            && id as usize >= self.text.vocab
-        {
-            return Err(Error::file(path, format!("eos_token_id {id} lies outside the vocabulary")));
-        }
         Ok(())
     }
 }
