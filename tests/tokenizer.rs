@@ -1,5 +1,7 @@
 //! The tokenizer against open_clip and transformers (tools/make_tokenizer_fixtures.py), and against damaged files.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -176,6 +178,21 @@ fn special_tokens_by_what_the_file_puts_around_a_text() {
 }
 
 #[test]
+fn merges_written_as_lines() {
+    let folder = changed("whole", "tokenizer.json", |text| {
+        let mut json: serde_json::Value = serde_json::from_str(text).unwrap();
+        for merge in json["model"]["merges"].as_array_mut().unwrap() {
+            *merge = format!("{} {}", merge[0].as_str().unwrap(), merge[1].as_str().unwrap()).into();
+        }
+        Some(json.to_string())
+    });
+    let tokenizer = Tokenizer::open(folder.path()).unwrap().unwrap();
+    for case in &FIXTURE.tiny {
+        assert_eq!(ids(&tokenizer, &case.text), case.ids, "{:?}", case.text);
+    }
+}
+
+#[test]
 fn truncation_and_padding_of_the_file_are_not_used() {
     let folder = changed("whole", "tokenizer.json", |text| {
         let mut json: serde_json::Value = serde_json::from_str(text).unwrap();
@@ -194,12 +211,19 @@ fn truncation_and_padding_of_the_file_are_not_used() {
 #[test]
 fn damaged_files_are_refused_by_name() {
     type Change = fn(&str) -> Option<String>;
-    let cases: [(&str, &str, Change, &str); 13] = [
+    let cases: [(&str, &str, Change, &str); 15] = [
         ("whole", "tokenizer.json", |text| Some(text[..text.len() / 2].into()), "EOF"),
         ("whole", "tokenizer.json", |_| Some(String::new()), "EOF"),
-        ("whole", "tokenizer.json", |_| Some("{}".into()), "model"),
+        ("whole", "tokenizer.json", |_| Some("{}".into()), "`model` is missing"),
         ("whole", "tokenizer.json", |text| Some(text.replace("\"BPE\"", "\"WordPiece\"")), "WordPiece"),
         ("whole", "tokenizer.json", |text| Some(text.replace("\"dropout\": null", "\"dropout\": 0.5")), "dropout"),
+        ("whole", "tokenizer.json", |text| Some(text.replace("\"NFC\"", "\"Precompiled\"")), "Precompiled"),
+        (
+            "whole",
+            "tokenizer.json",
+            |text| Some(text.replacen("\"id\": 1,", "\"id\": 7,", 1)),
+            "expected id 1, found 7",
+        ),
         ("whole", "tokenizer.json", |text| Some(text.replace("\"the</w>\":", "\"thx</w>\":")), "`the</w>`"),
         ("whole", "tokenizer_config.json", |_| Some("{\"bos_token\": 3}".into()), "bos_token"),
         ("parts", "vocab.json", |text| Some(text.replacen(":5,", ":4,", 1)), "same id 4"),

@@ -23,7 +23,7 @@ pub(super) const SOT: &str = "<|startoftext|>";
 pub(super) const EOT: &str = "<|endoftext|>";
 
 /// The merges of OpenAI CLIP (MIT licence, Copyright (c) 2021 OpenAI), one a line, best first. Made by
-/// tools/make_clip_vocab.py.
+/// tools/make_clip_vocab.py; the licence stands in clip_merges.LICENSE.
 static MERGES: &[u8] = include_bytes!("clip_merges.txt.gz");
 
 /// The words of a text. Whitespace lies between them; digits stand alone.

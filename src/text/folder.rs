@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::models::bpe::Vocab;
 use tokenizers::{AddedToken, PostProcessorWrapper, Tokenizer as Pipeline};
 
@@ -54,18 +54,14 @@ pub(super) fn load(folder: &Path) -> Result<Option<Loaded>> {
     Ok(Some(Loaded { source, pipeline, sot, eot, pad }))
 }
 
-/// Reads tokenizer.json with its own cleaning and splitting. Its truncation and padding are not used.
+/// Reads tokenizer.json with its own cleaning and splitting. Its truncation, padding and decoder are not used.
 fn from_whole(path: &Path) -> Result<Pipeline> {
     /// The part of the file that has to be checked.
-    #[derive(Deserialize)]
-    struct Whole {
-        model: Model,
-    }
     #[derive(Deserialize)]
     struct Model {
         #[serde(rename = "type")]
         kind: Option<String>,
-        vocab: Value,
+        vocab: HashMap<String, u32>,
         #[serde(default)]
         merges: Vec<Merge>,
         continuing_subword_prefix: Option<String>,
@@ -79,8 +75,13 @@ fn from_whole(path: &Path) -> Result<Pipeline> {
     }
 
     let wrong = |reason: String| Error::file(path, reason);
-    let bytes = read(path)?;
-    let Whole { model } = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+    let mut whole: Map<String, Value> =
+        serde_json::from_slice(&read(path)?).map_err(|error| wrong(error.to_string()))?;
+    for unused in ["truncation", "padding", "decoder"] {
+        whole.remove(unused);
+    }
+    let model = whole.get("model").ok_or_else(|| wrong("`model` is missing".into()))?;
+    let model = Model::deserialize(model).map_err(|error| wrong(format!("model: {error}")))?;
     if let Some(kind) = model.kind.filter(|kind| kind != "BPE") {
         return Err(wrong(format!("expected a tokenizer model of type BPE, found {kind}")));
     }
@@ -90,8 +91,9 @@ fn from_whole(path: &Path) -> Result<Pipeline> {
     if model.dropout.is_some_and(|dropout| dropout != 0.0) {
         return Err(wrong("with dropout the token ids would be random".into()));
     }
-    let vocab: HashMap<String, u32> =
-        serde_json::from_value(model.vocab).map_err(|error| wrong(format!("vocab: {error}")))?;
+    if whole.get("normalizer").is_some_and(is_precompiled) {
+        return Err(wrong("a SentencePiece normalizer (Precompiled) is not used by any CLIP".into()));
+    }
     let mut merges = Vec::with_capacity(model.merges.len());
     for merge in model.merges {
         merges.push(match merge {
@@ -99,13 +101,27 @@ fn from_whole(path: &Path) -> Result<Pipeline> {
             Merge::Line(line) => pair(&line).ok_or_else(|| wrong(format!("merge `{line}` is not two tokens")))?,
         });
     }
-    check(path, &vocab, path, &merges)?;
-
-    let failed = |error: tokenizers::Error| Error::file(path, error.to_string());
-    let mut pipeline = Pipeline::from_bytes(&bytes).map_err(failed)?;
-    pipeline.with_truncation(None).map_err(failed)?;
-    pipeline.with_padding(None);
+    check(path, &model.vocab, path, &merges)?;
+    let added = whole.get("added_tokens").cloned().unwrap_or_default();
+    let pipeline = Pipeline::from_bytes(Value::Object(whole).to_string()).map_err(|error| wrong(error.to_string()))?;
+    // An added token that the vocabulary has under another id would silently get that one.
+    for token in added.as_array().into_iter().flatten() {
+        if let (Some(content), Some(id)) = (token["content"].as_str(), token["id"].as_u64())
+            && let Some(found) = pipeline.token_to_id(content)
+            && u64::from(found) != id
+        {
+            return Err(wrong(format!("added token `{content}`: expected id {found}, found {id}")));
+        }
+    }
     Ok(pipeline)
+}
+
+/// Whether a normalizer holds SentencePiece's tables, which the `tokenizers` crate does not check.
+fn is_precompiled(normalizer: &Value) -> bool {
+    let nested = normalizer.get("normalizers").and_then(Value::as_array);
+    normalizer.get("precompiled_charsmap").is_some()
+        || normalizer.get("type").is_some_and(|kind| kind == "Precompiled")
+        || nested.is_some_and(|all| all.iter().any(is_precompiled))
 }
 
 /// Reads vocab.json and merges.txt, with the cleaning and splitting of transformers' CLIPTokenizer.
