@@ -1,7 +1,9 @@
 //! vitscope: where a CLIP vision transformer looks, and which sparse features make it look there.
 
+pub mod backend;
 pub mod error;
 pub mod image;
+pub mod model;
 pub mod report;
 pub mod text;
 pub mod weights;

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::{
-    Real, simd,
+    Number, simd,
     small::{Strided, StridedMut, product},
 };
 use crate::backend::AttentionShape;
@@ -18,7 +18,7 @@ fn head<T>(qkv: &[T], s: AttentionShape, part: usize, h: usize) -> Strided<'_, T
 }
 
 /// `o` (B,queries,D), `lse` (B,queries,H) from `qkv` (B,T,3D).
-pub fn forward<T: Real>(o: &mut [T], lse: &mut [T], qkv: &[T], s: AttentionShape) {
+pub fn forward<T: Number>(o: &mut [T], lse: &mut [T], qkv: &[T], s: AttentionShape) {
     let (t, d) = (s.tokens, s.width());
     let image = |o: &mut [T], lse: &mut [T], qkv: &[T]| {
         let tiles = o.par_chunks_mut(TILE * d).zip(lse.par_chunks_mut(TILE * s.heads)).enumerate();
@@ -48,7 +48,7 @@ pub fn forward<T: Real>(o: &mut [T], lse: &mut [T], qkv: &[T], s: AttentionShape
 }
 
 /// Scores to probabilities; returns their log-sum-exp.
-fn softmax<T: Real>(p: &mut [T]) -> T {
+fn softmax<T: Number>(p: &mut [T]) -> T {
     simd(
         #[inline(always)]
         || {
@@ -62,7 +62,7 @@ fn softmax<T: Real>(p: &mut [T]) -> T {
 }
 
 /// Probabilities (queries,T) of head `h`, recomputed.
-fn probabilities<T: Real>(p: &mut [T], qkv: &[T], lse: &[T], s: AttentionShape, h: usize) {
+fn probabilities<T: Number>(p: &mut [T], qkv: &[T], lse: &[T], s: AttentionShape, h: usize) {
     let t = s.tokens;
     let (q, k) = (head(qkv, s, 0, h), head(qkv, s, 1, h));
     product(StridedMut::rows(p, t), q, k.transposed(), s.queries, t, s.head_dim, s.scale());
@@ -88,7 +88,7 @@ struct HeadReverse<T> {
 /// dP = dO V^T, dS = P * (dP - rowsum(P * dP)), dQ = scale dS K, dK = scale dS^T Q, dV = P^T dO;
 /// A = mean over heads of relu(P * dP).
 #[allow(clippy::type_complexity)] // the relevance row is one thing
-pub fn reverse<T: Real>(
+pub fn reverse<T: Number>(
     mut dqkv: Option<&mut [T]>,
     mut relevance: Option<(&mut [T], &[T], T, T)>,
     d_o: &[T],
@@ -123,7 +123,7 @@ pub fn reverse<T: Real>(
 }
 
 /// `r_out = keep r_in + gain / H sum over heads of row`.
-fn mix<'a, T: Real>(
+fn mix<'a, T: Number>(
     r_out: &mut [T],
     r_in: &[T],
     keep: T,
@@ -139,7 +139,7 @@ fn mix<'a, T: Real>(
     r_out.iter_mut().zip(r_in).for_each(|(r, &r_in)| *r = keep * r_in + gain * *r);
 }
 
-fn reverse_head<T: Real>(
+fn reverse_head<T: Number>(
     d_o: &[T],
     qkv: &[T],
     lse: &[T],
@@ -204,7 +204,7 @@ fn reverse_head<T: Real>(
 }
 
 /// The relevance row with A = mean over heads of P.
-pub fn row<T: Real>(r_out: &mut [T], r_in: &[T], keep: T, gain: T, qkv: &[T], lse: &[T], s: AttentionShape) {
+pub fn row<T: Number>(r_out: &mut [T], r_in: &[T], keep: T, gain: T, qkv: &[T], lse: &[T], s: AttentionShape) {
     let (t, d) = (s.tokens, s.width());
     for (b, (r_out, r_in)) in r_out.chunks_mut(t).zip(r_in.chunks(t)).enumerate() {
         let qkv = &qkv[b * t * 3 * d..][..t * 3 * d];
@@ -226,7 +226,7 @@ pub fn row<T: Real>(r_out: &mut [T], r_in: &[T], keep: T, gain: T, qkv: &[T], ls
 }
 
 /// LeGrad's map: `map` (G,P) += mean over heads and query rows of relu(dO V^T), CLS column dropped.
-pub fn positive_gradient<T: Real>(map: &mut [T], d_o: &[T], qkv: &[T], s: AttentionShape) {
+pub fn positive_gradient<T: Number>(map: &mut [T], d_o: &[T], qkv: &[T], s: AttentionShape) {
     let (t, d) = (s.tokens, s.width());
     for (g, (map, d_o)) in map.chunks_mut(t - 1).zip(d_o.chunks(s.queries * d)).enumerate() {
         let qkv = &qkv[(g % s.batch) * t * 3 * d..][..t * 3 * d];

@@ -90,3 +90,47 @@ impl Number for f64 {
         n * k * size_of::<f64>()
     }
 }
+
+impl Number for f32 {
+    type Matrix = PlainMatrix<f32>;
+
+    fn matrix(n: usize, k: usize, values: Vec<f32>) -> Self::Matrix {
+        PlainMatrix { n, k, values }
+    }
+
+    fn product(y: &mut [f32], x: &[f32], stride: usize, m: usize, w: &Self::Matrix, finish: Finish<'_, f32>) {
+        y[..m * w.n].par_chunks_mut(w.n).enumerate().for_each(|(i, y)| {
+            let x = &x[i * stride..][..w.k];
+            for (y, w) in y.iter_mut().zip(w.values.chunks(w.k)) {
+                *y = super::maps::dot(x, w);
+            }
+            finish(i, 0, y);
+        });
+    }
+
+    fn product_reverse(dx: &mut [f32], dy: &[f32], m: usize, w: &Self::Matrix, finish: Finish<'_, f32>) {
+        dx[..m * w.k].par_chunks_mut(w.k).enumerate().for_each(|(i, dx)| {
+            dx.fill(0.0);
+            for (&dy, w) in dy[i * w.n..][..w.n].iter().zip(w.values.chunks(w.k)) {
+                dx.iter_mut().zip(w).for_each(|(dx, &w)| *dx += dy * w);
+            }
+            finish(i, 0, dx);
+        });
+    }
+
+    fn small_product(
+        c: StridedMut<'_, f32>,
+        a: Strided<'_, f32>,
+        b: Strided<'_, f32>,
+        m: usize,
+        n: usize,
+        k: usize,
+        scale: f64,
+    ) {
+        plain(c, a, b, m, n, k, scale);
+    }
+
+    fn matrix_bytes(n: usize, k: usize, _: bool) -> usize {
+        n * k * size_of::<f32>()
+    }
+}

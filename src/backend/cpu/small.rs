@@ -1,6 +1,6 @@
 //! Products of small strided matrices, for attention: one thread, one head.
 
-use super::Real;
+use super::{Number, Real};
 
 /// A matrix with strides.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +47,7 @@ impl<'a, T> StridedMut<'a, T> {
 }
 
 /// `c` (m,n) = `scale` `a` (m,k) `b` (k,n).
-pub fn product<T: Real>(
+pub fn product<T: Number>(
     c: StridedMut<'_, T>,
     a: Strided<'_, T>,
     b: Strided<'_, T>,
