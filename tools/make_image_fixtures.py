@@ -1,10 +1,13 @@
 """Writes tests/fixtures/images: small picture files of every pixel type, and what Pillow makes of them.
 
     python tools/make_image_fixtures.py [--out tests/fixtures/images]
+    python tools/make_image_fixtures.py --resize-only       # with a Pillow of version 12
 
 `expected.json` holds, per file, the size and SHA-256 of `Image.open(f).convert("RGB")`, the same after
 `ImageOps.exif_transpose`, and for decoders that are not bit-exact by nature (JPEG, lossy WebP) a tolerance in grey
-levels together with a PNG of Pillow's pixels. Needs Pillow >= 12.1 and numpy.
+levels together with a PNG of Pillow's pixels. `resize.json` holds hashes of resized synthetic pictures, for the installed
+Pillow's order of passes (the other order's are kept), `processor.json` hashes of what transformers' CLIP image
+processor gives. Needs Pillow 13, numpy and transformers; the resize part runs with any Pillow.
 """
 
 import argparse
@@ -143,11 +146,69 @@ def as_ycck(data):
 TOLERANCE = {"progressive.jpg": 4, "lossy.webp": 1}
 
 
+RESIZES = [
+    (640, 480, 298, 224), (333, 999, 224, 672), (100, 2000, 32, 640), (17, 400, 64, 50), (37, 23, 224, 139),
+    (224, 224, 224, 224), (300, 200, 300, 50), (300, 200, 51, 200), (1000, 3, 7, 3), (1, 1, 5, 9), (3, 1000, 40, 41),
+    (255, 257, 256, 256), (5, 7, 1, 1), (640, 1480, 630, 470),
+]  # fmt: skip
+
+
+def synthetic(width, height):
+    y, x, c = np.mgrid[0:height, 0:width, 0:3]
+    return ((7 * x + 13 * y + 29 * c + (x * y) % 31) % 256).astype(np.uint8)
+
+
+def write_resizes(path):
+    order = "pillow13" if int(PIL.__version__.split(".")[0]) >= 13 else "pillow12"
+    document = json.loads(path.read_text()) if path.exists() else {}
+    document[order] = [
+        {"from": [w, h], "to": [tw, th], "filter": name, "sha256": digest(image.resize((tw, th), code).tobytes())}
+        for w, h, tw, th in RESIZES
+        for image in [Image.fromarray(synthetic(w, h))]
+        for name, code in [("bicubic", Image.Resampling.BICUBIC), ("bilinear", Image.Resampling.BILINEAR)]
+    ]
+    path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+PROCESSORS = [
+    {},
+    {"size": {"shortest_edge": 40}, "crop_size": {"height": 33, "width": 47}},
+    {"size": {"height": 31, "width": 50}, "do_center_crop": False, "resample": 2},
+    {"do_resize": False, "crop_size": {"height": 61, "width": 44}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+    {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "do_normalize": False},
+    {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "do_rescale": False},
+]
+
+
+def write_processors(path):
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    cases = []
+    for settings in PROCESSORS:
+        processor = CLIPImageProcessorPil(**settings)
+        for w, h in [(75, 50), (31, 64), (60, 43), (47, 47), (20, 131)]:
+            pixels = processor(Image.fromarray(synthetic(w, h)), return_tensors="np")["pixel_values"][0]
+            pixels = np.ascontiguousarray(pixels, dtype="<f4")
+            cases.append({"settings": settings, "from": [w, h], "shape": list(pixels.shape)})
+            cases[-1]["sha256"] = digest(pixels.tobytes())
+    path.write_text(json.dumps({"pillow": PIL.__version__, "cases": cases}) + "\n")
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("tests/fixtures/images"))
-    out = parser.parse_args().out
+    parser.add_argument("--resize-only", action="store_true")
+    options = parser.parse_args()
+    out = options.out
     out.mkdir(parents=True, exist_ok=True)
+    write_resizes(out / "resize.json")
+    if options.resize_only:
+        return
+    write_processors(out / "processor.json")
     write_all(out)
     expected = {}
     for path in sorted(out.iterdir()):
@@ -156,8 +217,8 @@ def main():
         image = Image.open(path).convert("RGB")
         upright = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
         entry = {"width": image.width, "height": image.height}
-        entry["sha256"] = hashlib.sha256(image.tobytes()).hexdigest()
-        entry["upright_sha256"] = hashlib.sha256(upright.tobytes()).hexdigest()
+        entry["sha256"] = digest(image.tobytes())
+        entry["upright_sha256"] = digest(upright.tobytes())
         if path.suffix == ".jpg" or path.name in TOLERANCE:
             entry["tolerance"] = TOLERANCE.get(path.name, 2)
             image.save(out / f"{path.name}.expected.png")
