@@ -4,14 +4,14 @@
 
 pub mod clip;
 mod forward;
-mod head;
+pub mod head;
 pub mod method;
 mod methods;
 pub mod pass;
 mod positions;
 pub mod request;
 mod reverse;
-mod splice;
+pub mod splice;
 
 pub use method::{METHOD_NAMES, Method, NamedMethod, resolve_layer};
 pub use positions::interpolate_positions;

@@ -1,0 +1,81 @@
+//! The public API: an [`Engine`] holds a model on a device, a [`Request`] says what is asked,
+//! an [`Explanation`] is the answer for one image.
+
+mod explain;
+mod latents;
+mod pixels;
+mod request;
+pub mod runner;
+mod texts;
+
+pub use explain::{Explanation, MapValues, Pictured};
+pub use latents::{LatentUse, latent_uses};
+pub use request::{Device, Dtype, Options, Question, Request, SaeRequest, Source};
+
+use crate::{
+    Error, Result,
+    image::Preprocess,
+    text::Tokenizer,
+    weights::{ClipCheckpoint, PreprocessSource},
+};
+use runner::{CpuRunner, Runner};
+
+/// A model on a device.
+pub struct Engine {
+    /// The checkpoint it came from.
+    pub checkpoint: ClipCheckpoint,
+    /// How pictures become pixels.
+    pub preprocess: Preprocess,
+    /// How texts become token ids.
+    pub tokenizer: Tokenizer,
+    /// The device that was chosen, and why.
+    pub device: String,
+    /// The type that it computes in.
+    pub dtype: Dtype,
+    runner: Box<dyn Runner>,
+    /// Whether the image tower is on the device yet.
+    vision_loaded: bool,
+}
+
+impl Engine {
+    /// Opens a model. Weights are read when they are first needed.
+    ///
+    /// # Errors
+    /// [`Error::File`] or [`Error::Tensor`] for a damaged model, [`Error::Device`] for a device that is not there.
+    pub fn open(source: &Source, options: &Options) -> Result<Engine> {
+        let checkpoint = source.open(options.seed)?;
+        let path = std::path::PathBuf::from(&checkpoint.label);
+        let preprocess = match &checkpoint.preprocess {
+            PreprocessSource::HfJson(json) => Preprocess::from_hf_json(&path, json)?,
+            PreprocessSource::OpenClipJson(json) => Preprocess::from_open_clip_json(&path, json)?,
+            PreprocessSource::None => Preprocess::clip(checkpoint.config.vision.image_size),
+        };
+        let tokenizer = texts::tokenizer(&checkpoint)?;
+        let dtype = options.dtype;
+        let runner: Box<dyn Runner> = match (options.device.resolve()?, dtype) {
+            (Device::Cpu, Dtype::F32) => Box::new(CpuRunner::<f32>::new()),
+            (Device::Cpu, Dtype::F64) => Box::new(CpuRunner::<f64>::new()),
+            (device, _) => {
+                return Err(Error::Device { device: device.to_string(), reason: "no backend computes there".into() });
+            }
+        };
+        Ok(Engine { checkpoint, preprocess, tokenizer, device: "cpu".into(), dtype, runner, vision_loaded: false })
+    }
+
+    /// Number of blocks of the image tower.
+    pub fn layers(&self) -> usize {
+        self.checkpoint.config.vision.tower.layers
+    }
+
+    /// The device's own interface, with the image tower loaded.
+    ///
+    /// # Errors
+    /// Those of reading the weights.
+    pub fn runner(&mut self) -> Result<&mut dyn Runner> {
+        if !self.vision_loaded {
+            self.runner.load_vision(&self.checkpoint)?;
+            self.vision_loaded = true;
+        }
+        Ok(self.runner.as_mut())
+    }
+}

@@ -1,0 +1,433 @@
+//! Requests: what is asked, checked against the model once, before anything runs.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use super::{Engine, runner::{Job, JobObjective, JobSplice}};
+use crate::{
+    Error, Result,
+    backend::{PatchGrid, ScoreKind},
+    model::{Edit, Method, NamedMethod, Score, Splice, Through, Tokens, pass::MapKey, resolve_layer},
+    text::Template,
+    weights::{ClipCheckpoint, SaeWeights},
+};
+
+/// Where a model comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The bundled model.
+    Demo,
+    /// Seeded random weights in the shape of a known model.
+    Random(String),
+    /// A file or folder.
+    Path(PathBuf),
+    /// A Hugging Face id, looked up in the local cache.
+    Hub(String),
+}
+
+impl FromStr for Source {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        Ok(match s {
+            "demo" => Source::Demo,
+            _ => match s.strip_prefix("random:") {
+                Some(name) => Source::Random(name.to_owned()),
+                None if std::path::Path::new(s).exists() => Source::Path(PathBuf::from(s)),
+                None if s.split('/').count() == 2 && !s.starts_with(['.', '/', '~']) => Source::Hub(s.to_owned()),
+                None => Source::Path(PathBuf::from(s)),
+            },
+        })
+    }
+}
+
+impl Source {
+    /// Opens the checkpoint; `seed` is that of random weights.
+    ///
+    /// # Errors
+    /// [`Error::File`] or [`Error::Tensor`].
+    pub fn open(&self, seed: u64) -> Result<ClipCheckpoint> {
+        match self {
+            Source::Demo => ClipCheckpoint::random("tiny", seed),
+            Source::Random(name) => ClipCheckpoint::random(name, seed),
+            Source::Path(path) => ClipCheckpoint::open(path),
+            Source::Hub(id) => Err(Error::file(id, "not found in the local cache")),
+        }
+    }
+}
+
+/// The device that computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The best that is there.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU by number.
+    Cuda(usize),
+    /// The GPU backend on the emulated driver.
+    Emulated,
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "auto" => Ok(Device::Auto),
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda(0)),
+            "emulated" => Ok(Device::Emulated),
+            _ => match s.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(n)) => Ok(Device::Cuda(n)),
+                _ => Err(Error::usage(format!("unknown device `{s}`: expected auto, cpu, cuda, cuda:N or emulated"))),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Auto => f.write_str("auto"),
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(n) => write!(f, "cuda:{n}"),
+            Device::Emulated => f.write_str("emulated"),
+        }
+    }
+}
+
+impl Device {
+    /// The device that `auto` stands for; an error for one that this version cannot use.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn resolve(self) -> Result<Device> {
+        match self {
+            Device::Auto | Device::Cpu => Ok(Device::Cpu),
+            Device::Cuda(_) | Device::Emulated => Err(Error::Device {
+                device: self.to_string(),
+                reason: "this version computes on the CPU only; use --device cpu".into(),
+            }),
+        }
+    }
+}
+
+/// The type that a device computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dtype {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 64-bit floats in plain loops: the judge.
+    F64,
+}
+
+impl FromStr for Dtype {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "auto" | "f32" => Ok(Dtype::F32),
+            "f64" => Ok(Dtype::F64),
+            "bf16" | "f16" => Err(Error::usage(format!("dtype `{s}` needs a GPU; the CPU computes in f32 or f64"))),
+            _ => Err(Error::usage(format!("unknown dtype `{s}`: expected auto, f32, f64, bf16 or f16"))),
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Dtype::F32 => "f32",
+            Dtype::F64 => "f64",
+        })
+    }
+}
+
+/// How an engine is opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// The device.
+    pub device: Device,
+    /// The type.
+    pub dtype: Dtype,
+    /// Seed of random weights.
+    pub seed: u64,
+}
+
+/// An SAE and what is done with it.
+#[derive(Debug, Clone)]
+pub struct SaeRequest {
+    /// The SAE.
+    pub weights: SaeWeights,
+    /// The block whose output is hooked; the file's own when absent.
+    pub layer: Option<isize>,
+    /// Tokens in scope.
+    pub tokens: Tokens,
+    /// The edits, in order.
+    pub edits: Vec<Edit>,
+    /// What is put back.
+    pub splice: Splice,
+    /// How the gradient passes.
+    pub through: Through,
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The texts.
+    pub texts: Vec<String>,
+    /// How each text is phrased.
+    pub template: Template,
+    /// The scalar that is explained.
+    pub score: Score,
+    /// The heatmaps.
+    pub methods: Vec<NamedMethod>,
+    /// The SAE, if one is spliced in.
+    pub sae: Option<SaeRequest>,
+    /// Whether the latents that fire are wanted with their contributions.
+    pub latents: bool,
+    /// Seed of methods that draw noise.
+    pub seed: u64,
+}
+
+/// A request that was checked against a model: texts embedded, layers resolved.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// The texts as given; empty for a latent's score.
+    pub texts: Vec<String>,
+    /// (Q,E), rows of length 1.
+    pub embeddings: Vec<f64>,
+    /// The score.
+    pub score: Score,
+    /// The methods as given, and the map each starts from.
+    pub methods: Vec<(NamedMethod, MapKey)>,
+    /// How the SAE is spliced.
+    pub splice: Option<QuestionSplice>,
+    /// Whether latents are wanted.
+    pub latents: bool,
+    /// Seed of methods that draw noise.
+    pub seed: u64,
+    /// What the user should know: an SAE trained elsewhere, a text that was cut.
+    pub warnings: Vec<String>,
+    /// `exp(logit_scale)`.
+    pub logit_scale: f64,
+}
+
+/// The SAE's part of a question. Its weights are on the device.
+#[derive(Debug, Clone)]
+pub struct QuestionSplice {
+    /// The hooked block.
+    pub layer: usize,
+    /// Tokens in scope.
+    pub tokens: Tokens,
+    /// The edits, in order.
+    pub edits: Vec<Edit>,
+    /// What is put back.
+    pub splice: Splice,
+    /// How the gradient passes.
+    pub through: Through,
+}
+
+impl Question {
+    /// How many targets each image has.
+    pub fn targets(&self) -> usize {
+        self.texts.len().max(1)
+    }
+
+    /// Whether there is an edited run beside its baseline.
+    pub fn edited(&self) -> bool {
+        self.splice.as_ref().is_some_and(|s| !s.edits.is_empty())
+    }
+
+    /// The pass for `batch` images on `grid` that makes `keys`.
+    ///
+    /// # Errors
+    /// A patch of `--tokens` that the grid does not have.
+    pub fn job(&self, batch: usize, grid: PatchGrid, keys: Vec<MapKey>, latents: bool) -> Result<Job> {
+        let splice = match &self.splice {
+            None => None,
+            Some(s) => Some(JobSplice {
+                layer: s.layer,
+                splice: s.splice,
+                through: s.through,
+                mask: s.tokens.mask(grid.tokens())?,
+            }),
+        };
+        let edits = self.splice.as_ref().map(|s| s.edits.clone()).unwrap_or_default();
+        let objective = match self.score {
+            Score::Cosine => JobObjective::Texts(ScoreKind::Cosine),
+            Score::Logit => JobObjective::Texts(ScoreKind::Logit),
+            Score::Softmax => JobObjective::Texts(ScoreKind::Softmax),
+            Score::Latent(id) => JobObjective::Latent(id),
+        };
+        let variants = if edits.is_empty() { vec![edits] } else { vec![Vec::new(), edits] };
+        Ok(Job {
+            batch,
+            grid,
+            objective,
+            texts: self.embeddings.clone(),
+            keys,
+            latents,
+            splice,
+            variants,
+            watched: false,
+        })
+    }
+
+    /// Scores (B,Q) from a pass's raw values: cosines (B,Q) or latent sums (B).
+    pub fn scores(&self, values: &[f64]) -> Vec<f64> {
+        match self.score {
+            Score::Cosine | Score::Latent(_) => values.to_vec(),
+            Score::Logit => values.iter().map(|v| v * self.logit_scale).collect(),
+            Score::Softmax => values
+                .chunks(self.targets())
+                .flat_map(|row| {
+                    let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let exp: Vec<f64> = row.iter().map(|v| (self.logit_scale * (v - max)).exp()).collect();
+                    let sum: f64 = exp.iter().sum();
+                    exp.into_iter().map(move |v| v / sum)
+                })
+                .collect(),
+        }
+    }
+}
+
+impl Engine {
+    /// Checks a request, embeds its texts and puts its SAE on the device.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for what the model does not have, [`Error::Fit`] for an SAE that does not fit.
+    pub fn ask(&mut self, request: &Request) -> Result<Question> {
+        let embeddings = self.embed_texts(&request.texts, &request.template)?;
+        let mut question = self.ask_embedded(request, embeddings.values)?;
+        question.warnings.extend(embeddings.warnings);
+        Ok(question)
+    }
+
+    /// As [`Engine::ask`], with unit text embeddings (Q,E) at hand.
+    ///
+    /// # Errors
+    /// As [`Engine::ask`].
+    pub fn ask_embedded(&mut self, request: &Request, embeddings: Vec<f64>) -> Result<Question> {
+        let mut warnings = Vec::new();
+        let splice = match &request.sae {
+            None => None,
+            Some(sae) => Some(self.check_sae(sae, &mut warnings)?),
+        };
+        let depth = match (request.score, &request.sae, &splice) {
+            (Score::Latent(id), Some(sae), Some(splice)) => {
+                if id >= sae.weights.latents {
+                    return Err(Error::usage(format!(
+                        "--score latent:{id} is out of range: the SAE has latents 0 to {}",
+                        sae.weights.latents - 1
+                    )));
+                }
+                splice.layer + 1
+            }
+            (Score::Latent(_), ..) => {
+                return Err(Error::usage("--score latent:ID needs an SAE (--sae and --layer)"));
+            }
+            _ if request.texts.is_empty() => {
+                return Err(Error::usage("no text to explain: give --text or --texts-file"));
+            }
+            _ => self.layers(),
+        };
+        let methods = request
+            .methods
+            .iter()
+            .map(|named| Ok((named.clone(), map_key(named, self.layers(), depth, request.score)?)))
+            .collect::<Result<Vec<_>>>()?;
+        if let Some(sae) = &request.sae {
+            self.runner()?.load_sae(&sae.weights);
+        }
+        let latent = matches!(request.score, Score::Latent(_));
+        Ok(Question {
+            texts: if latent { Vec::new() } else { request.texts.clone() },
+            embeddings: if latent { Vec::new() } else { embeddings },
+            score: request.score,
+            methods,
+            splice,
+            latents: request.latents,
+            seed: request.seed,
+            warnings,
+            logit_scale: self.runner()?.logit_scale(),
+        })
+    }
+
+    fn check_sae(&self, sae: &SaeRequest, warnings: &mut Vec<String>) -> Result<QuestionSplice> {
+        let (w, width) = (&sae.weights, self.checkpoint.config.vision.tower.width);
+        if w.width != width {
+            return Err(Error::Fit {
+                path: w.path.clone(),
+                what: "width",
+                expected: width.to_string(),
+                found: w.width.to_string(),
+            });
+        }
+        let hook = w.hook.as_ref();
+        let named = hook.and_then(|h| h.layer);
+        let layer = match (sae.layer, named) {
+            (Some(layer), _) => resolve_layer(layer, self.layers(), "--layer")?,
+            (None, Some(layer)) if layer < self.layers() => layer,
+            (None, Some(layer)) => {
+                return Err(Error::Fit {
+                    path: w.path.clone(),
+                    what: "hooked block",
+                    expected: format!("0 to {}", self.layers() - 1),
+                    found: layer.to_string(),
+                });
+            }
+            (None, None) => {
+                return Err(Error::usage(format!(
+                    "{}: does not say which block it belongs to: give --layer",
+                    w.path.display()
+                )));
+            }
+        };
+        if let (Some(hook), Some(named)) = (hook, named)
+            && named != layer
+        {
+            warnings.push(format!(
+                "the SAE says it was trained at `{}` (block {named}), but --layer asks for block {layer}",
+                hook.name
+            ));
+        }
+        if let Some(edit) = sae.edits.iter().find(|e| e.latents().iter().any(|&id| id >= w.latents)) {
+            return Err(Error::usage(format!(
+                "edit `{edit}` is out of range: the SAE has latents 0 to {}",
+                w.latents - 1
+            )));
+        }
+        Ok(QuestionSplice {
+            layer,
+            tokens: sae.tokens.clone(),
+            edits: sae.edits.clone(),
+            splice: sae.splice,
+            through: sae.through,
+        })
+    }
+}
+
+/// The map that a method starts from. `depth` is the number of blocks that the score reads.
+fn map_key(named: &NamedMethod, layers: usize, depth: usize, score: Score) -> Result<MapKey> {
+    let what = format!("method `{named}`");
+    Ok(match named.method {
+        Method::GradEclip { single_head: false } => MapKey::GradEclip,
+        Method::GradEclip { single_head: true } => MapKey::GradEclipSingle,
+        Method::Attention { layer } => MapKey::Attention(resolve_layer(layer, layers, &what)?),
+        Method::Rollout { from } => MapKey::Rollout(resolve_layer(from, layers, &what)?),
+        Method::Chefer { from } => MapKey::Chefer(resolve_layer(from, depth, &what)?),
+        Method::Legrad { .. } if matches!(score, Score::Latent(_)) => {
+            return Err(Error::usage(format!("{what} explains texts: it has no meaning for --score {score}")));
+        }
+        // A tower of one block has no last two: what there is takes part.
+        Method::Legrad { from } => MapKey::Legrad(resolve_layer(from.max(-(layers as isize)), layers, &what)?),
+        Method::GradCam { layer } => MapKey::GradCam(resolve_layer(layer, depth, &what)?),
+        Method::Gradient
+        | Method::GradientXInput
+        | Method::IntegratedGradients { .. }
+        | Method::SmoothGrad { .. } => MapKey::Pixels,
+    })
+}

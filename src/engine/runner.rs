@@ -1,0 +1,260 @@
+//! A device with a model on it. [`Runner`] hides which backend it is.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Result,
+    backend::{
+        Backend, PatchGrid, Plan, ScoreKind,
+        cpu::{Cpu, CpuMemory, CpuSae, Number},
+    },
+    model::{
+        Edit, Splice, Through,
+        clip::{Text, Vision},
+        head::Texts,
+        interpolate_positions,
+        pass::{MapKey, Model, Objective, VariantOutput, embed_texts},
+        splice::Splicing,
+    },
+    weights::{ClipCheckpoint, SaeWeights},
+};
+
+/// What a job explains.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum JobObjective {
+    /// The score of each text.
+    Texts(ScoreKind),
+    /// The sum of one latent over the tokens in scope.
+    Latent(usize),
+}
+
+/// How a job splices the loaded SAE.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobSplice {
+    /// The hooked block.
+    pub layer: usize,
+    /// What is put back.
+    pub splice: Splice,
+    /// How the gradient passes.
+    pub through: Through,
+    /// (T): tokens in scope.
+    pub mask: Vec<bool>,
+}
+
+/// One pass, without its pixels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// `B`.
+    pub batch: usize,
+    /// The patches.
+    pub grid: PatchGrid,
+    /// What is explained.
+    pub objective: JobObjective,
+    /// (Q,E), rows of length 1.
+    pub texts: Vec<f64>,
+    /// The maps to make.
+    pub keys: Vec<MapKey>,
+    /// Whether the code and its gradient are wanted.
+    pub latents: bool,
+    /// The splice.
+    pub splice: Option<JobSplice>,
+    /// Lists of edits; the last one is the run that is asked for, one before it its baseline.
+    pub variants: Vec<Vec<Edit>>,
+    /// Whether every tensor of the data's way is copied.
+    pub watched: bool,
+}
+
+/// What a job gave.
+#[derive(Debug, Clone, Default)]
+pub struct JobOutput {
+    /// One output for each variant.
+    pub variants: Vec<VariantOutput>,
+    /// The observed tensors, if watched.
+    pub watched: BTreeMap<String, Vec<f64>>,
+}
+
+/// A device with a model on it.
+pub trait Runner: Send {
+    /// Unnormalised embeddings (Q,E) of token ids (Q,context), each read at its `pooled` position.
+    ///
+    /// # Errors
+    /// Those of the checkpoint and the device.
+    fn embed_texts(&mut self, checkpoint: &ClipCheckpoint, ids: &[Vec<u32>], pooled: &[usize]) -> Result<Vec<f64>>;
+
+    /// Puts the image tower on the device.
+    ///
+    /// # Errors
+    /// Those of the checkpoint.
+    fn load_vision(&mut self, checkpoint: &ClipCheckpoint) -> Result<()>;
+
+    /// Puts an SAE on the device.
+    fn load_sae(&mut self, weights: &SaeWeights);
+
+    /// Bytes of the arena that `job` needs.
+    ///
+    /// # Errors
+    /// Those of the recorded pass.
+    fn arena_bytes(&mut self, job: &Job) -> Result<usize>;
+
+    /// Runs a job on normalised pixels (B,3,R,R).
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn run(&mut self, job: &Job, pixels: &[f64]) -> Result<JobOutput>;
+
+    /// `exp(logit_scale)` of the loaded model.
+    fn logit_scale(&self) -> f64;
+}
+
+type CpuVision<T> = Vision<<T as Number>::Matrix, Vec<T>>;
+
+/// The CPU's runner.
+pub struct CpuRunner<T: Number> {
+    backend: Cpu<T>,
+    vision: Option<CpuVision<T>>,
+    sae: Option<CpuSae<T>>,
+    /// The arena of the last job, and that job: passes of one kind follow each other.
+    memory: Option<(Job, CpuMemory<T>)>,
+}
+
+impl<T: Number> CpuRunner<T> {
+    /// Without a model.
+    pub fn new() -> Self {
+        CpuRunner { backend: Cpu::new(), vision: None, sae: None, memory: None }
+    }
+}
+
+impl<T: Number> Default for CpuRunner<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a job needs beside the backend: everything that borrows.
+struct Parts<'a, B: Backend> {
+    vision: &'a Vision<B::Matrix, B::Vector>,
+    sae: Option<&'a B::Sae>,
+    latents: usize,
+    positions: B::Vector,
+    texts: Texts<B::Vector>,
+}
+
+impl<'a, B: Backend> Parts<'a, B> {
+    fn new(
+        backend: &B,
+        vision: &'a Vision<B::Matrix, B::Vector>,
+        sae: Option<(&'a B::Sae, usize)>,
+        job: &Job,
+    ) -> Self {
+        let (side, width) = (vision.config.grid(), vision.tower().width);
+        let positions = interpolate_positions(&vision.positions, side, width, job.grid.rows, job.grid.cols);
+        Parts {
+            vision,
+            sae: sae.map(|s| s.0),
+            latents: sae.map_or(0, |s| s.1),
+            positions: backend.vector(positions.into_iter()),
+            texts: Texts {
+                embeddings: backend.vector(job.texts.iter().copied()),
+                count: job.texts.len() / vision.embed,
+            },
+        }
+    }
+
+    /// The pass over any backend that shares this one's weights: the device itself, or its recorder.
+    fn model<'b, X>(&'b self, job: &'b Job, keys: &'b std::collections::BTreeSet<MapKey>) -> Model<'b, X>
+    where
+        X: Backend<Matrix = B::Matrix, Vector = B::Vector, Sae = B::Sae>,
+    {
+        Model {
+            vision: self.vision,
+            positions: &self.positions,
+            batch: job.batch,
+            grid: job.grid,
+            objective: match job.objective {
+                JobObjective::Texts(kind) => Objective::Texts { texts: &self.texts, kind },
+                JobObjective::Latent(id) => Objective::Latent(id),
+            },
+            splicing: job.splice.as_ref().zip(self.sae).map(|(splice, sae)| Splicing {
+                sae,
+                latents: self.latents,
+                layer: splice.layer,
+                splice: splice.splice,
+                through: splice.through,
+                mask: splice.mask.clone(),
+            }),
+            keys,
+            latents: job.latents,
+        }
+    }
+
+    fn plan(&self, backend: &B, job: &Job) -> Result<Plan> {
+        let (height, width) = job.grid.pixels();
+        let pixels = vec![0.0; job.batch * 3 * height * width];
+        let keys = job.keys.iter().copied().collect();
+        let variants: Vec<&[Edit]> = job.variants.iter().map(Vec::as_slice).collect();
+        Plan::record(backend, job.watched, |recorder, recording| {
+            self.model(job, &keys).run(recorder, recording, &pixels, &variants)
+        })
+    }
+}
+
+impl<T: Number> CpuRunner<T> {
+    fn parts<'a>(
+        backend: &Cpu<T>,
+        vision: &'a Option<CpuVision<T>>,
+        sae: &'a Option<CpuSae<T>>,
+        job: &Job,
+    ) -> Result<Parts<'a, Cpu<T>>> {
+        let vision = vision.as_ref().ok_or_else(|| crate::Error::usage("no model is loaded"))?;
+        Ok(Parts::new(backend, vision, sae.as_ref().map(|s| (s, s.latents)), job))
+    }
+}
+
+impl<T: Number> Runner for CpuRunner<T> {
+    fn embed_texts(&mut self, checkpoint: &ClipCheckpoint, ids: &[Vec<u32>], pooled: &[usize]) -> Result<Vec<f64>> {
+        let text = Text::load(&self.backend, checkpoint)?;
+        let mut embeddings = Vec::new();
+        // Texts at a time: enough to fill the products, few enough for a small arena.
+        for (ids, pooled) in ids.chunks(32).zip(pooled.chunks(32)) {
+            let plan = Plan::record(&self.backend, false, |x, m| embed_texts(x, m, &text, ids, pooled))?;
+            let mut memory = CpuMemory::new(plan, false);
+            embeddings.extend(embed_texts(&self.backend, &mut memory, &text, ids, pooled)?);
+        }
+        Ok(embeddings)
+    }
+
+    fn load_vision(&mut self, checkpoint: &ClipCheckpoint) -> Result<()> {
+        self.memory = None;
+        self.vision = Some(Vision::load(&self.backend, checkpoint)?);
+        Ok(())
+    }
+
+    fn load_sae(&mut self, weights: &SaeWeights) {
+        self.memory = None;
+        self.sae = Some(self.backend.sae(weights));
+    }
+
+    fn arena_bytes(&mut self, job: &Job) -> Result<usize> {
+        let parts = Self::parts(&self.backend, &self.vision, &self.sae, job)?;
+        Ok(parts.plan(&self.backend, job)?.bytes(size_of::<T>()))
+    }
+
+    fn run(&mut self, job: &Job, pixels: &[f64]) -> Result<JobOutput> {
+        let parts = Self::parts(&self.backend, &self.vision, &self.sae, job)?;
+        let mut memory = match self.memory.take() {
+            Some((last, memory)) if last == *job => memory,
+            _ => CpuMemory::new(parts.plan(&self.backend, job)?, job.watched),
+        };
+        memory.rewind();
+        let keys = job.keys.iter().copied().collect();
+        let variants: Vec<&[Edit]> = job.variants.iter().map(Vec::as_slice).collect();
+        let outputs = parts.model::<Cpu<T>>(job, &keys).run(&self.backend, &mut memory, pixels, &variants)?;
+        let watched = memory.take_watched();
+        self.memory = Some((job.clone(), memory));
+        Ok(JobOutput { variants: outputs, watched })
+    }
+
+    fn logit_scale(&self) -> f64 {
+        self.vision.as_ref().map_or(1.0, |v| v.logit_scale)
+    }
+}
