@@ -38,32 +38,52 @@ def write_safetensors(path, tensors, metadata):
     os.replace(part, path)
 
 
-def build(request, pixels, text_ids, model_path, sae_path, deep=True, keep=("*",)):
+def build(request, pixels, text_ids, model_path, sae_path, deep=True, keep=("*",), draws=4):
     """Runs the request in four types. Returns the float64 tensors to store, the errors of torch in the other three, and
     the smallest margin of any decision of the SAE (top-k boundary, threshold) relative to the rms of what it decides on.
 
-    Tensors whose name fits none of the patterns `keep` are not stored."""
-    runs, margin = {}, math.inf
-    for kind, dtype in DTYPES.items():
-        job = Job(request, model_path, sae_path, text_ids, dtype)
-        runs[kind] = {n: t.double() for n, t in job.tensors(pixels, deep).items() if any(fnmatch.fnmatch(n, p) for p in keep)}
-        if kind == "f64" and job.sae:
-            margin = job.sae.margin
-        del job
-    exact = runs.pop("f64")
+    Tensors whose name fits none of the patterns `keep` are not stored. A rounding error is a random number, and of a
+    tensor with one element a single draw may happen to be nought: so the errors are the largest of `draws` draws, the
+    picture itself and neighbours of it."""
+
+    def run(kind, pixels):
+        job = Job(request, model_path, sae_path, text_ids, DTYPES[kind])
+        tensors = job.tensors(pixels, deep)
+        kept = {n: t.double() for n, t in tensors.items() if any(fnmatch.fnmatchcase(n, p) for p in keep)}
+        return kept, job.sae.margin if job.sae else math.inf
+
+    exact, margin = run("f64", pixels)
     bad = [name for name, t in exact.items() if not t.isfinite().all()]
     if bad:
         raise ValueError(f"not finite in float64: {', '.join(bad)}")
-    errors = {}
-    for name, t in exact.items():
-        errors[name] = {"rms": _number(_rms(t)), "max": _number(t.abs().max())}
-        for kind, run in runs.items():
-            difference = run[name] - t
-            errors[name][kind] = {"max": _number(difference.abs().max()), "rms": _number(_rms(difference))}
+    errors = {name: {"rms": _rms(t), "max": float(t.abs().max())} for name, t in exact.items()}
+    for draw in range(draws):
+        near = pixels if draw == 0 else _neighbour(pixels, draw)
+        wide = exact if draw == 0 else run("f64", near)[0]
+        for kind in ("f32", "bf16", "f16"):
+            for name, t in run(kind, near)[0].items():
+                difference = t - wide[name]
+                worst = errors[name].setdefault(kind, {"max": 0.0, "rms": 0.0})
+                # A value that is not finite stays: NaN compares false.
+                worst["max"] = _larger(worst["max"], float(difference.abs().max()))
+                worst["rms"] = _larger(worst["rms"], _rms(difference))
     tensors = dict(exact, pixels=pixels.float())
     if text_ids is not None:
         tensors["text_ids"] = text_ids
-    return tensors, errors, margin
+    return tensors, _rounded(errors), margin
+
+
+def _neighbour(pixels, seed):
+    """Pixels a hair away. Where they are values of bfloat16 their neighbours are too."""
+    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    near = pixels * (1 + noise / 256)
+    return bf16(near) if torch.equal(bf16(pixels), pixels) else near
+
+
+def bf16(t):
+    """Nearest value that bfloat16 and float16 both hold exactly, for magnitudes under 65504; as float32."""
+    t = t.to(torch.bfloat16).float()
+    return torch.where(t.abs() < 2.0**-16, torch.zeros_like(t), t)
 
 
 def metadata(request, model, errors, command, seed):
@@ -80,10 +100,15 @@ def metadata(request, model, errors, command, seed):
 
 
 def _rms(t):
-    return t.square().mean().sqrt()
+    return float(t.square().mean().sqrt())
 
 
-def _number(value):
+def _larger(a, b):
+    return a if a > b or math.isnan(a) else b
+
+
+def _rounded(value):
     """Four digits are plenty for a bound; what is not finite (16-bit overflow) is null."""
-    value = float(value)
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
     return float(f"{value:.4g}") if math.isfinite(value) else None

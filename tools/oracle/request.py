@@ -1,6 +1,7 @@
 """A request (what `vitscope heatmap` is asked) carried out in one floating-point type."""
 
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 
 import torch
 
@@ -27,12 +28,15 @@ class Request:
         return asdict(self)
 
 
+_clip = lru_cache(maxsize=8)(Clip)  # the committed set asks for the same two models again and again
+
+
 class Job:
     """A request on one model in one type. `sae_path` is where the SAE really lies."""
 
     def __init__(self, request, model_path, sae_path, text_ids, dtype):
         self.request = request
-        self.clip = Clip(model_path, dtype)
+        self.clip = _clip(str(model_path), dtype)
         self.text_ids = text_ids
         self.text_embed = self.clip.text(text_ids) if text_ids is not None else None  # (Q,E)
         self.latent = None

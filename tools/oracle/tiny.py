@@ -4,16 +4,16 @@ Weights are values that bfloat16 holds exactly, so every precision starts from t
 """
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from .clip import Clip
-from .fixtures import write_safetensors
+from .fixtures import bf16, write_safetensors
 
 CONTEXT = 16
 TEXTS = ["a photo of a cat", "two dogs in the snow", "a red car", "the sea at night"]
@@ -61,12 +61,6 @@ MODELS = {
         20, torch.bfloat16, (),
     ),
 }  # fmt: skip
-
-
-def bf16(t):
-    """Nearest value that bfloat16, and float16 where it is stored so, holds exactly; as float32."""
-    t = t.to(torch.bfloat16).float()
-    return torch.where(t.abs() < 2.0**-16, torch.zeros_like(t), t)
 
 
 def build_model(spec, folder):
@@ -129,27 +123,38 @@ def _add_outliers(model, channels):
 def build_tokenizer(eos_last):
     """A CLIP tokenizer of 512 words. `eos_last`: the end token has the largest id, else ids 0 and 1 are start and end."""
     start, end = "<|startoftext|>", "<|endoftext|>"
-    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    trained.normalizer = normalizers.Lowercase()
-    split = CLIPTokenizer().backend_tokenizer.pre_tokenizer
-    trained.pre_tokenizer = split
-    letters = sorted(set("abcdefghijklmnopqrstuvwxyz0123456789!\"'(),-.:;?"))
-    trainer = trainers.BpeTrainer(
-        vocab_size=510, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False, min_frequency=1
-    )
-    trained.train_from_iterator(_CORPUS, trainer)
-    learnt = json.loads(trained.to_str())["model"]
-    words = sorted(learnt["vocab"], key=learnt["vocab"].get)
-    # Every letter must stand inside a word and at its end.
-    words += [letter + "</w>" for letter in letters if letter + "</w>" not in learnt["vocab"]]
-    merges = [tuple(m) for m in learnt["merges"]]
-    while len(words) > 510:
-        left, right = merges.pop()
-        words.remove(left + right)
+    letters = sorted("abcdefghijklmnopqrstuvwxyz0123456789!\"'(),-.:;?")
+    words = letters + [letter + "</w>" for letter in letters]
+    merges = _merges(510 - len(words))
+    words += [left + right for left, right in merges]
     words += [f"<unused{i}>" for i in range(510 - len(words))]
     words = words + [start, end] if eos_last else [start, end] + words
-    tokenizer = CLIPTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=merges, model_max_length=CONTEXT)
-    return tokenizer
+    return CLIPTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=merges, model_max_length=CONTEXT)
+
+
+def _merges(count):
+    """Byte-pair merges of the corpus, ties in alphabetical order. (The trainer of the tokenizers package breaks ties by
+    hash, another way in every run.)"""
+    split = CLIPTokenizer().backend_tokenizer.pre_tokenizer
+    frequency = Counter(word for line in _CORPUS for word, _ in split.pre_tokenize_str(line.lower()))
+    pieces = {word: list(word[:-1]) + [word[-1] + "</w>"] for word in frequency}
+    merges = []
+    while len(merges) < count:
+        pairs = Counter()
+        for word, parts in pieces.items():
+            for pair in zip(parts, parts[1:]):
+                pairs[pair] += frequency[word]
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for parts in pieces.values():
+            at = 0
+            while at < len(parts) - 1:
+                if (parts[at], parts[at + 1]) == best:
+                    parts[at : at + 2] = ["".join(best)]
+                at += 1
+    return merges
 
 
 def make_pixels(spec, count, seed):

@@ -25,6 +25,7 @@ def add_arguments(parser):
     group.add_argument("--edit", action="append", default=[], metavar="E")
     group.add_argument("--splice", default="replace", choices=["replace", "keep-error"])
     group.add_argument("--through", default="exact", choices=["exact", "detached", "straight"])
+    group.add_argument("--draws", type=int, default=2, help="runs from which torch's own error is taken; more are surer and slower")
     group.add_argument("--all-tensors", action="store_true", help="also the insides of every block (large)")
 
 
@@ -45,7 +46,7 @@ def make_one(args, command):
     processor = CLIPImageProcessorPil.from_pretrained(model)
     images = [Image.open(path).convert("RGB") for path in args.image]
     pixels = torch.from_numpy(np.stack(processor(images, return_tensors="np")["pixel_values"])).float()
-    tensors, errors, margin = build(request, pixels, tokenize(model, args.text), model, sae, deep=args.all_tensors)
+    tensors, errors, margin = build(request, pixels, tokenize(model, args.text), model, sae, deep=args.all_tensors, draws=args.draws)
     write_safetensors(out, tensors, metadata(request, model, errors, command, 0))
     print(f"{out}: {len(tensors)} tensors, {out.stat().st_size / 1e6:.1f} MB")
     if sae:
