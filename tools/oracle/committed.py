@@ -76,7 +76,7 @@ def cases():
         request=dict(methods=_TOKEN_METHODS, score="softmax", edits=_MIXED, splice="keep-error"),
     )  # fmt: skip
     yield Case(
-        "a_batch", images=3, keep=("embed", "cos", "score", "sae.z", "map.*"), sae="sae_a1_sparsify", layer=1,
+        "a_batch", images=2, keep=("embed", "cos", "score", "sae.z", "map.*"), sae="sae_a1_sparsify", layer=1,
         request=dict(methods=_TOKEN_METHODS, score="logit", edits=_MIXED),
     )  # fmt: skip
     plain = ("embed", "text_embed", "cos", "score", "d.x0", "map.*")
@@ -109,7 +109,7 @@ def cases():
     request = dict(methods=_TOKEN_METHODS, edits=_MIXED)
     yield Case("a_hook_first", sae="sae_a0_sparsify", layer=0, keep=_SPLICE, request=request)
     yield Case("a_hook_last", sae="sae_a2_sparsify", layer=-1, keep=_SPLICE, request=request)
-    request = dict(methods=_PIXEL_METHODS, edits=["scale:{p0}=2.0"], splice="keep-error")
+    request = dict(methods=["gradient", "integrated-gradients:steps=8"], edits=["scale:{p0}=2.0"], splice="keep-error")
     yield Case("a_hook_pixels", texts=1, sae="sae_a1_relu", layer=1, keep=("score", "map.*"), request=request)
     request = dict(methods=_SHORT + ["grad-eclip:heads=single", "gradient"], score="latent:{p0}")
     yield Case("a_latent_middle", texts=0, sae="sae_a1_sparsify", layer=1, keep=("score", "d.sae.x_in", "map.*"), request=request)

@@ -92,10 +92,10 @@ def _spread(name, parameter):
     if name == "logit_scale":
         return 4.6052, 0.0  # ln 100
     if "layer_norm" in name or "layrnorm" in name or "layernorm" in name:
-        if name.endswith("weight"):
-            return 1.0, 0.2
-        # A bias that all texts share keeps their embeddings near each other, as in trained models.
-        return 0.0, 1.5 if "final" in name else 0.2
+        if "final" in name:
+            # A large bias that all texts share keeps their embeddings near each other, as in trained models.
+            return (0.2, 0.05) if name.endswith("weight") else (0.0, 1.5)
+        return (1.0, 0.2) if name.endswith("weight") else (0.0, 0.2)
     weights = {"q_proj": 1.5, "k_proj": 1.5, "v_proj": 1.0, "out_proj": 0.7, "fc1": 1.2, "fc2": 0.8}
     biases = {"q_proj": 0.5, "k_proj": 0.5, "v_proj": 0.1, "out_proj": 0.1, "fc1": 0.3, "fc2": 0.1}
     for part, gain in weights.items():
