@@ -16,5 +16,5 @@ pub use clip_checkpoint::{ClipCheckpoint, PreprocessSource};
 pub use config::{Activation, ClipConfig, Pooling, TextConfig, Tower, VisionConfig};
 pub use names::{parameters, tensor_names};
 pub use random::{PRESETS, preset};
-pub use sae::{Hook, InputNorm, SaeActivation, SaeWeights, TokenScopeHint};
+pub use sae::{Fit, Hook, InputNorm, SaeActivation, SaeWeights, TokenScopeHint};
 pub use safetensors_file::{Data, Dtype, TensorFile, write};
