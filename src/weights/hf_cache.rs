@@ -95,12 +95,11 @@ impl HubCache {
     /// [`Error::File`] saying where it was looked for and how to get it.
     pub fn find(&self, id: &HubId) -> Result<PathBuf> {
         self.snapshot(id).ok_or_else(|| {
-            let how = if cfg!(feature = "hub") {
-                "vitscope downloads it when asked to".to_string()
-            } else {
-                format!("build vitscope with `--features hub`, or run `hf download {}`", id.name)
-            };
-            let reason = format!("`{id}` is neither a file or folder here nor in the Hugging Face cache; to get it, {how}");
+            let reason = format!(
+                "`{id}` is neither a file or folder here nor, with its weights, in the Hugging Face cache; \
+                 a vitscope built with `--features hub` downloads it, and so does `hf download {}`",
+                id.name
+            );
             Error::file(self.folder(id), reason)
         })
     }

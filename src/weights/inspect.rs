@@ -57,7 +57,8 @@ fn inspect_tensors(path: &Path) -> Result<Vec<(String, String)>> {
 }
 
 fn inspect_picture(path: &Path) -> Result<Vec<(String, String)>> {
-    let reader = image::ImageReader::open(path).and_then(|r| r.with_guessed_format()).map_err(|e| Error::io(path, e))?;
+    let reader =
+        image::ImageReader::open(path).and_then(|r| r.with_guessed_format()).map_err(|e| Error::io(path, e))?;
     let Some(format) = reader.format() else {
         return Err(Error::file(path, "of no known kind: neither safetensors nor a picture"));
     };
