@@ -49,14 +49,6 @@ impl<'a> Fields<'a> {
         self.typed(key, "a whole number", |v| v.as_u64().and_then(|n| usize::try_from(n).ok()))
     }
 
-    /// A count that may be written as a float: `32` or `32.0`.
-    pub fn size_or_whole(&self, key: &str) -> Result<Option<usize>> {
-        self.typed(key, "a whole number", |v| {
-            let whole = |x: &f64| x.fract() == 0.0 && (0.0..1e15).contains(x);
-            v.as_u64().and_then(|n| usize::try_from(n).ok()).or(v.as_f64().filter(whole).map(|x| x as usize))
-        })
-    }
-
     /// A count, also written as a list of equal counts: `224` or `[224, 224]`.
     pub fn square(&self, key: &str) -> Result<Option<usize>> {
         self.typed(key, "a whole number, or two equal ones", |v| {

@@ -107,9 +107,14 @@ impl Kind {
     /// Several keys of several releases tell the architecture. SAELens itself has loaded TopK SAEs as ReLU ones when
     /// they disagreed; here a disagreement is an error.
     fn of(config: Fields<'_>) -> Result<Kind> {
+        let architecture = config.text("architecture")?.unwrap_or("standard");
+        if ["batchtopk", "matryoshka_batchtopk"].contains(&architecture) {
+            // Its k is an average over a batch, perhaps a fraction, and plays no part at inference.
+            return Ok(Kind::BatchTopK);
+        }
         let function = config.text("activation_fn_str")?.or(config.text("activation_fn")?);
         let kwargs = config.section("activation_fn_kwargs")?;
-        let k = match (config.size_or_whole("k")?, kwargs.size_or_whole("k")?) {
+        let k = match (config.size("k")?, kwargs.size("k")?) {
             (Some(a), Some(b)) if a != b => {
                 return Err(config.wrong("k", format!("is {a}, but activation_fn_kwargs.k {b}")));
             }
@@ -118,7 +123,6 @@ impl Kind {
         if let Some(other) = function.filter(|f| !["relu", "topk"].contains(f)) {
             return Err(config.wrong("activation_fn", format!("`{other}` is not supported")));
         }
-        let architecture = config.text("architecture")?.unwrap_or("standard");
         let no_k = || config.wrong("k", "is missing for a TopK SAE, and is not guessed");
         match (architecture, function, k) {
             ("topk", _, k) | ("standard", Some("topk"), k) => Ok(Kind::TopK { k: k.ok_or_else(no_k)? }),
@@ -127,7 +131,6 @@ impl Kind {
                 Err(config
                     .wrong("architecture", format!("is `standard` (ReLU), but k = {k} says TopK: which one is it?")))
             }
-            ("batchtopk" | "matryoshka_batchtopk", _, _) => Ok(Kind::BatchTopK),
             ("jumprelu" | "gated", Some("topk"), _) => {
                 Err(config.wrong("activation_fn", format!("`topk` does not go with architecture `{architecture}`")))
             }
