@@ -176,7 +176,7 @@ fn what_came_is_kept_for_the_next_run() {
     let (server, cache) = (Server::start(state), tempfile::tempdir().unwrap());
     let hub = server.hub(cache.path());
     let message = hub.download(&id(), &mut |_| {}).unwrap_err().to_string();
-    assert!(message.contains("of"), "{message}");
+    assert!(message.contains("5000 of"), "{message}");
     assert!(HubCache::at(cache.path()).snapshot(&id()).is_none(), "half a model is none");
     server.state.lock().unwrap().breaks.clear();
     let before = server.log().len();

@@ -218,8 +218,11 @@ impl Hub {
             match self.attempt(url, partial, size, progress)? {
                 Attempt::Whole => return Ok(()),
                 Attempt::Broken(reason) if attempt == ATTEMPTS => {
-                    let reason =
-                        format!("{url}: {reason}; {ATTEMPTS} attempts; what came is kept and continued next time");
+                    let done = std::fs::metadata(partial).map_or(0, |m| m.len());
+                    let reason = format!(
+                        "{url}: {reason}, at {done} of {size} bytes after {ATTEMPTS} attempts; \
+                         what came is kept and continued next time"
+                    );
                     return Err(Error::file(partial, reason));
                 }
                 Attempt::Broken(_) => std::thread::sleep(pause),
@@ -284,7 +287,7 @@ impl Hub {
             progress(done.min(size));
         }
         match done.cmp(&size) {
-            std::cmp::Ordering::Less => Ok(Attempt::Broken(format!("the connection ended at {done} of {size} bytes"))),
+            std::cmp::Ordering::Less => Ok(Attempt::Broken("the connection ended".into())),
             std::cmp::Ordering::Equal => Ok(Attempt::Whole),
             std::cmp::Ordering::Greater => {
                 file.set_len(0).map_err(io)?;
