@@ -7,9 +7,11 @@ mod pixels;
 mod request;
 pub mod runner;
 mod texts;
+mod verify;
 
 pub use explain::{Explanation, MapValues, Pictured};
 pub use latents::{LatentUse, latent_uses};
+pub use verify::{Compared, verify};
 pub use request::{Device, Dtype, Options, Question, Request, SaeRequest, Source};
 
 use crate::{
