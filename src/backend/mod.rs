@@ -448,13 +448,11 @@ pub trait Backend {
         g: usize,
     ) -> Result<()>;
 
-    /// `score` (B) = the sum of latent `id` of the code over the tokens; `fires` (B,T) is 1 where it fires.
-    #[allow(clippy::too_many_arguments)]
+    /// `score` (B) = the sum of latent `id` of the code over the tokens.
     fn sae_latent(
         &self,
         m: &mut Self::Memory,
         score: Tensor,
-        fires: Tensor,
         code: Code,
         id: usize,
         batch: usize,

@@ -440,9 +440,8 @@ impl<B: Backend> Backend for Recorder<'_, B> {
         fn sae_splice_reverse(dx: Tensor, dz: Tensor, dy: Tensor, x: Tensor, code: Code, sae: &B::Sae,
             splice: Splice, through: Through, mask: &[bool], n: usize, g: usize)
             => [dx, dz, dy, x, code.z, code.edited, code.slope, code.edit_slope], [code.index];
-        #[allow(clippy::too_many_arguments)]
-        fn sae_latent(score: Tensor, fires: Tensor, code: Code, id: usize, batch: usize, tokens: usize)
-            => [score, fires, code.z], [code.index];
+        fn sae_latent(score: Tensor, code: Code, id: usize, batch: usize, tokens: usize)
+            => [score, code.z], [code.index];
         #[allow(clippy::too_many_arguments)]
         fn sae_latent_reverse(dx: Tensor, x: Tensor, code: Code, sae: &B::Sae, id: usize, n: usize)
             => [dx, x, code.slope], [code.index];

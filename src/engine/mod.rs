@@ -12,13 +12,13 @@ mod verify;
 pub use explain::{Explanation, MapValues, Pictured};
 pub use latents::{LatentUse, latent_uses};
 pub use verify::{Compared, verify};
-pub use request::{Device, Dtype, Options, Question, Request, SaeRequest, Source};
+pub use request::{Device, Dtype, Options, Question, Request, SaeRequest};
 
 use crate::{
     Error, Result,
     image::Preprocess,
     text::Tokenizer,
-    weights::{ClipCheckpoint, PreprocessSource},
+    weights::{ClipCheckpoint, HubCache, PreprocessSource, Source},
 };
 use runner::{CpuRunner, Runner};
 
@@ -45,7 +45,7 @@ impl Engine {
     /// # Errors
     /// [`Error::File`] or [`Error::Tensor`] for a damaged model, [`Error::Device`] for a device that is not there.
     pub fn open(source: &Source, options: &Options) -> Result<Engine> {
-        let checkpoint = source.open(options.seed)?;
+        let checkpoint = open_source(source, options.seed)?;
         let path = std::path::PathBuf::from(&checkpoint.label);
         let preprocess = match &checkpoint.preprocess {
             PreprocessSource::HfJson(json) => Preprocess::from_hf_json(&path, json)?,
@@ -79,5 +79,15 @@ impl Engine {
             self.vision_loaded = true;
         }
         Ok(self.runner.as_mut())
+    }
+}
+
+/// Opens the checkpoint that `source` names; `seed` is that of random weights.
+fn open_source(source: &Source, seed: u64) -> Result<ClipCheckpoint> {
+    match source {
+        Source::Demo => ClipCheckpoint::random("tiny", seed),
+        Source::Random(name) => ClipCheckpoint::random(name, seed),
+        Source::Path(path) => ClipCheckpoint::open(path),
+        Source::Hub(id) => ClipCheckpoint::open(&HubCache::from_env()?.find(id)?),
     }
 }

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::{
     Real,
+    layer_norm::exact_sum,
     small::{Strided, StridedMut, plain},
 };
 
@@ -58,7 +59,7 @@ impl Number for f64 {
         y[..m * w.n].par_chunks_mut(w.n).enumerate().for_each(|(i, y)| {
             let x = &x[i * stride..][..w.k];
             for (y, w) in y.iter_mut().zip(w.values.chunks(w.k)) {
-                *y = super::maps::dot(x, w);
+                *y = exact_sum(x.iter().zip(w).map(|(x, w)| x * w));
             }
             finish(i, 0, y);
         });
@@ -66,9 +67,9 @@ impl Number for f64 {
 
     fn product_reverse(dx: &mut [f64], dy: &[f64], m: usize, w: &Self::Matrix, finish: Finish<'_, f64>) {
         dx[..m * w.k].par_chunks_mut(w.k).enumerate().for_each(|(i, dx)| {
-            dx.fill(0.0);
-            for (&dy, w) in dy[i * w.n..][..w.n].iter().zip(w.values.chunks(w.k)) {
-                dx.iter_mut().zip(w).for_each(|(dx, &w)| *dx += dy * w);
+            let dy = &dy[i * w.n..][..w.n];
+            for (j, dx) in dx.iter_mut().enumerate() {
+                *dx = exact_sum(dy.iter().zip(w.values[j..].iter().step_by(w.k)).map(|(dy, w)| dy * w));
             }
             finish(i, 0, dx);
         });
@@ -83,7 +84,12 @@ impl Number for f64 {
         k: usize,
         scale: f64,
     ) {
-        plain(c, a, b, m, n, k, scale);
+        for i in 0..m {
+            for j in 0..n {
+                let term = |l: usize| a.values[i * a.row + l * a.col] * b.values[l * b.row + j * b.col];
+                c.values[i * c.row + j] = scale * exact_sum((0..k).map(term));
+            }
+        }
     }
 
     fn matrix_bytes(n: usize, k: usize, _: bool) -> usize {

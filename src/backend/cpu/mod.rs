@@ -465,15 +465,14 @@ impl<T: Number> Backend for Cpu<T> {
         &self,
         m: &mut CpuMemory<T>,
         score: Tensor,
-        fires: Tensor,
         code: Code,
         id: usize,
         _batch: usize,
         tokens: usize,
     ) -> Result<()> {
-        let ([score, fires, z], index) = m.real_and_index([score, fires, code.z], code.index)?;
+        let ([score, z], index) = m.real_and_index([score, code.z], code.index)?;
         let code = CodeRef { index, z, edited: &[], slope: &[], edit_slope: &[], slots: code.slots };
-        sae::latent(score, fires, &code, id, tokens);
+        sae::latent(score, &code, id, tokens);
         Ok(())
     }
 
