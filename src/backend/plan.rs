@@ -156,6 +156,18 @@ impl Plan {
         Ok(Plan { tensors, indices, len, index_len })
     }
 
+    /// A plan of tensors that all live from the first operation to the last, for tests of single operations.
+    pub fn lasting(tensors: &[(&str, &[usize])], indices: &[(&str, &[usize])]) -> Plan {
+        let specs = |list: &[(&str, &[usize])]| -> Vec<TensorSpec> {
+            let spec = |&(name, shape): &(&str, &[usize])| TensorSpec { first: 0, ..Recording::spec(name, shape) };
+            list.iter().map(spec).collect()
+        };
+        let (mut tensors, mut indices) = (specs(tensors), specs(indices));
+        let len = place(&mut tensors);
+        let index_len = place(&mut indices);
+        Plan { tensors, indices, len, index_len }
+    }
+
     /// Bytes of the arena with reals of `real` bytes.
     pub fn bytes(&self, real: usize) -> usize {
         self.len * real + self.index_len * size_of::<u32>()

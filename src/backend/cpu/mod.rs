@@ -40,7 +40,7 @@ pub struct Cpu<T>(PhantomData<T>);
 
 impl<T> Cpu<T> {
     /// The processor.
-    pub fn new() -> Self {
+    pub const fn new() -> Self {
         Cpu(PhantomData)
     }
 }
