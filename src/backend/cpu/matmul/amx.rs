@@ -1,0 +1,194 @@
+//! The tile unit of Intel CPUs (AMX): the only place that speaks to it, and the only `unsafe` around it.
+//!
+//! A tile register holds up to 16 rows of 64 bytes. `TDPBF16PS C, A, B` adds to C (rows x 16, f32) the product of A
+//! (rows x 32, bf16) and B (32 x 16, bf16; stored as 16 rows of 16 column *pairs* `k, k + 1`). Per column it first sums
+//! its 16 even and its 16 odd products from zero, then adds the two sums to C. It rounds to nearest, reads denormal
+//! bf16 inputs as zero and flushes denormal results to zero (Intel 64 and IA-32 SDM, volume 2, `TDPBF16PS`).
+//!
+//! Each row of C depends on its own row of A alone, so a row's bits do not depend on its neighbours or its position.
+
+/// Rows of a tile.
+pub(super) const TILE_ROWS: usize = 16;
+/// bf16 values of a line, which is also how far one tile product goes along K.
+pub(super) const STEP: usize = 32;
+/// Lines of one step of a panel: 3 planes x 2 tiles x 16 rows.
+pub(super) const STEP_LINES: usize = 3 * 2 * TILE_ROWS;
+/// Columns of a panel of B and of a block of C.
+pub(super) const WIDTH: usize = 32;
+
+/// One row of a tile: 32 bf16 values by their bits, on a cache line of its own.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub [u16; STEP]);
+
+/// Two by two tiles of C: `[row][column]`; with `r` rows per tile they are the rows `0..r` and `16..16 + r`.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Block(pub [[f32; WIDTH]; 2 * TILE_ROWS]);
+
+/// Proof that this process may use the tile unit. Only [`Amx::detect`] makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amx(());
+
+impl Amx {
+    /// Asks the CPU for AMX-TILE, AMX-BF16 and AVX-512F, and the kernel (Linux) for the permission to use the tiles.
+    pub fn detect() -> Option<Self> {
+        static FOUND: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+        FOUND.get_or_init(available).then_some(Amx(()))
+    }
+
+    /// `c[i] = a_i b` for every panel `a_i` of `a`, with `rows` rows per tile (1 to 16).
+    ///
+    /// A panel is `steps` x plane x tile x row lines; plane p holds the p-th part of each value
+    /// (see [`split`](super::split)). Six of the nine products of planes are summed, those of order 0, 1 and 2.
+    ///
+    /// # Panics
+    /// If `rows` or a length does not fit.
+    pub(super) fn panels(self, rows: usize, a: &[Line], b: &[Line], c: &mut [Block]) {
+        assert!((1..=TILE_ROWS).contains(&rows));
+        assert!(!b.is_empty() && b.len().is_multiple_of(STEP_LINES) && a.len() == b.len() * c.len());
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        tiles::panels(rows, a, b, c);
+    }
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+fn available() -> bool {
+    false
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn available() -> bool {
+    /// CPUID leaf 7 (EDX): AMX-BF16 and AMX-TILE.
+    const LEAF_7_EDX: u32 = (1 << 22) | (1 << 24);
+    /// `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`.
+    const SYS_ARCH_PRCTL: isize = 158;
+    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+    const XFEATURE_XTILEDATA: usize = 18;
+
+    let has_leaf_7 = std::arch::x86_64::__cpuid(0).eax >= 7;
+    if !has_leaf_7 || std::arch::x86_64::__cpuid_count(7, 0).edx & LEAF_7_EDX != LEAF_7_EDX {
+        return false;
+    }
+    let mut result = SYS_ARCH_PRCTL;
+    // SAFETY: the call takes two integers, touches no memory of ours and grants a permission or returns an error.
+    // The kernel overwrites rcx and r11 and nothing else.
+    unsafe {
+        std::arch::asm!("syscall", inlateout("rax") result, in("rdi") ARCH_REQ_XCOMP_PERM, in("rsi") XFEATURE_XTILEDATA,
+            lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    result == 0 && is_x86_feature_detected!("avx512f")
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod tiles {
+    use super::{Block, Line, STEP_LINES, TILE_ROWS};
+    use std::arch::asm;
+
+    /// The memory operand of `LDTILECFG`.
+    #[repr(C, align(64))]
+    struct Config {
+        palette: u8,
+        start_row: u8,
+        reserved: [u8; 14],
+        bytes_per_row: [u16; 16],
+        rows: [u8; 16],
+    }
+
+    /// The tile registers: 0 to 3 are C (2 x 2), 4 and 5 are A, 6 and 7 are B. Nothing foreign runs between the
+    /// configuration and the release, so no other user of the tiles on this thread can come in between.
+    pub fn panels(rows: usize, a: &[Line], b: &[Line], c: &mut [Block]) {
+        let steps = b.len() / STEP_LINES;
+        let (r, full) = (rows as u8, TILE_ROWS as u8);
+        let config = Config {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            bytes_per_row: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+            rows: [r, r, r, r, r, r, full, full, 0, 0, 0, 0, 0, 0, 0, 0],
+        };
+        // SAFETY: an `Amx` exists (the caller's self), so the tiles may be used; the operand is 64 bytes of a valid
+        // configuration.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
+        for (a, c) in a.chunks_exact(b.len()).zip(c) {
+            // SAFETY: `a` and `b` hold `steps` x 96 lines and `steps` is not zero (the caller asserts both), and the
+            // tiles are configured with at most 16 rows of 64 bytes.
+            unsafe { block(a.as_ptr(), b.as_ptr(), steps, c) };
+        }
+        // SAFETY: the tiles were configured above; nothing of them is needed any more.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+
+    /// The loads of one tile of plane `$p`: `s` is 64, the distance of its rows.
+    macro_rules! load {
+        (a0, $p:literal) => {
+            concat!("tileloadd tmm4, [{a} + {s} + 2048*", $p, "]")
+        };
+        (a1, $p:literal) => {
+            concat!("tileloadd tmm5, [{a} + {s} + 2048*", $p, " + 1024]")
+        };
+        (b0, $p:literal) => {
+            concat!("tileloadd tmm6, [{b} + {s} + 2048*", $p, "]")
+        };
+        (b1, $p:literal) => {
+            concat!("tileloadd tmm7, [{b} + {s} + 2048*", $p, " + 1024]")
+        };
+    }
+
+    /// The product of a row of tiles of A and a column of tiles of B.
+    macro_rules! dot {
+        (0, 0) => {
+            "tdpbf16ps tmm0, tmm4, tmm6"
+        };
+        (0, 1) => {
+            "tdpbf16ps tmm1, tmm4, tmm7"
+        };
+        (1, 0) => {
+            "tdpbf16ps tmm2, tmm5, tmm6"
+        };
+        (1, 1) => {
+            "tdpbf16ps tmm3, tmm5, tmm7"
+        };
+    }
+
+    /// One 32 x 32 block of C. Neighbouring products of planes share one operand, so a step loads 14 tiles for its
+    /// 24 products; a tile register is loaded anew right after its last use.
+    ///
+    /// # Safety
+    /// The tiles are configured as in [`panels`]; `a` and `b` point to `steps` x [`STEP_LINES`] lines; `steps` > 0.
+    unsafe fn block(a: *const Line, b: *const Line, steps: usize, c: &mut Block) {
+        // SAFETY: the tile loads stay within `steps` x 6144 bytes from `a` and from `b`, the stores within the 4096
+        // bytes of `c` (rows 0..16 and 16..32, 128 bytes each). All tile registers are declared as overwritten.
+        unsafe {
+            asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                ".p2align 5",
+                "2:",
+                load!(a0, 1), load!(b0, 1), load!(b1, 1), load!(a1, 1),
+                dot!(0, 0), dot!(1, 0), load!(b0, 0), dot!(0, 1), dot!(1, 1), load!(b1, 0), // a1 b1
+                dot!(0, 0), dot!(0, 1), load!(a0, 2), dot!(1, 0), dot!(1, 1), load!(a1, 2), // a1 b0
+                dot!(0, 0), dot!(0, 1), load!(a0, 0), dot!(1, 0), dot!(1, 1), load!(a1, 0), // a2 b0
+                dot!(0, 0), dot!(1, 0), load!(b0, 2), dot!(0, 1), dot!(1, 1), load!(b1, 2), // a0 b0
+                dot!(0, 0), dot!(1, 0), load!(b0, 1), dot!(0, 1), dot!(1, 1), load!(b1, 1), // a0 b2
+                dot!(0, 0), dot!(0, 1), dot!(1, 0), dot!(1, 1),                             // a0 b1
+                "add {a}, 6144",
+                "add {b}, 6144",
+                "dec {steps}",
+                "jnz 2b",
+                "mov {s:e}, 128",
+                "tilestored [{c} + {s}], tmm0",
+                "tilestored [{c} + {s} + 64], tmm1",
+                "tilestored [{c} + {s} + 2048], tmm2",
+                "tilestored [{c} + {s} + 2112], tmm3",
+                a = inout(reg) a => _,
+                b = inout(reg) b => _,
+                steps = inout(reg) steps => _,
+                s = inout(reg) 64usize => _,
+                c = in(reg) c,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Where the model runs.
+
+pub mod cpu;
