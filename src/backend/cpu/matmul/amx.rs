@@ -37,18 +37,46 @@ impl Amx {
         FOUND.get_or_init(available).then_some(Amx(()))
     }
 
-    /// `c[i] = a_i b` for every panel `a_i` of `a`, with `rows` rows per tile (1 to 16).
-    ///
-    /// A panel is `steps` x plane x tile x row lines; plane p holds the p-th part of each value
-    /// (see [`split`](super::split)). Six of the nine products of planes are summed, those of order 0, 1 and 2.
+    /// Multiplies packed rows of X with one panel of W (one block of K): `y[i][column..] = ` or, unless `first`, `+=`
+    /// the products of row i with the up to 32 columns. `x` is panel x step x [`STEP_LINES`] with `tile_rows` rows per
+    /// tile (1 to 16), `w` is step x [`STEP_LINES`]; line p of a value holds its p-th part (see
+    /// [`split`](super::split)). Six of the nine products of parts are summed, those of order 0, 1 and 2.
     ///
     /// # Panics
-    /// If `rows` or a length does not fit.
-    pub(super) fn panels(self, rows: usize, a: &[Line], b: &[Line], c: &mut [Block]) {
-        assert!((1..=TILE_ROWS).contains(&rows));
-        assert!(!b.is_empty() && b.len().is_multiple_of(STEP_LINES) && a.len() == b.len() * c.len());
+    /// If `tile_rows` or a length does not fit.
+    pub(super) fn panel(
+        self,
+        tile_rows: usize,
+        x: &[Line],
+        w: &[Line],
+        y: &mut [&mut [f32]],
+        column: usize,
+        first: bool,
+    ) {
+        assert!((1..=TILE_ROWS).contains(&tile_rows));
+        assert!(!w.is_empty() && w.len().is_multiple_of(STEP_LINES));
+        assert!(x.len() == y.len().div_ceil(2 * tile_rows) * w.len());
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        tiles::panels(rows, a, b, c);
+        tiles::panel(tile_rows, x, w, |panel, block| {
+            let rows = block.0[..tile_rows].iter().chain(&block.0[TILE_ROWS..][..tile_rows]);
+            for (y, sums) in y[2 * tile_rows * panel..].iter_mut().zip(rows) {
+                put(&mut y[column..], sums, first);
+            }
+        });
+    }
+}
+
+/// Puts the sums of the first block of K into a row of Y, and adds those of the other blocks.
+#[inline(always)]
+pub(super) fn put(y: &mut [f32], sums: &[f32; WIDTH], first: bool) {
+    // A constant length where it is the usual one.
+    let (y, sums) = match y.first_chunk_mut::<WIDTH>() {
+        Some(y) if first => return *y = *sums,
+        Some(y) => (&mut y[..], sums),
+        None => (y, sums),
+    };
+    for (y, sum) in y.iter_mut().zip(sums) {
+        *y = if first { *sum } else { *y + sum };
     }
 }
 
@@ -82,7 +110,7 @@ fn available() -> bool {
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod tiles {
-    use super::{Block, Line, STEP_LINES, TILE_ROWS};
+    use super::{Block, Line, STEP_LINES, TILE_ROWS, WIDTH};
     use std::arch::asm;
 
     /// The memory operand of `LDTILECFG`.
@@ -95,9 +123,10 @@ mod tiles {
         rows: [u8; 16],
     }
 
-    /// The tile registers: 0 to 3 are C (2 x 2), 4 and 5 are A, 6 and 7 are B. Nothing foreign runs between the
-    /// configuration and the release, so no other user of the tiles on this thread can come in between.
-    pub fn panels(rows: usize, a: &[Line], b: &[Line], c: &mut [Block]) {
+    /// Calls `each` with the index and the products of every panel of `a`. The tile registers: 0 to 3 are C (2 x 2),
+    /// 4 and 5 are A, 6 and 7 are B. `each` does not touch them: it is the copy to Y, so its stores drain while the next
+    /// block is computed.
+    pub fn panel(rows: usize, a: &[Line], b: &[Line], mut each: impl FnMut(usize, &Block)) {
         let steps = b.len() / STEP_LINES;
         let (r, full) = (rows as u8, TILE_ROWS as u8);
         let config = Config {
@@ -107,13 +136,15 @@ mod tiles {
             bytes_per_row: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
             rows: [r, r, r, r, r, r, full, full, 0, 0, 0, 0, 0, 0, 0, 0],
         };
+        let mut c = Block([[0.0; WIDTH]; 2 * TILE_ROWS]);
         // SAFETY: an `Amx` exists (the caller's self), so the tiles may be used; the operand is 64 bytes of a valid
         // configuration.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
-        for (a, c) in a.chunks_exact(b.len()).zip(c) {
+        for (i, a) in a.chunks_exact(b.len()).enumerate() {
             // SAFETY: `a` and `b` hold `steps` x 96 lines and `steps` is not zero (the caller asserts both), and the
             // tiles are configured with at most 16 rows of 64 bytes.
-            unsafe { block(a.as_ptr(), b.as_ptr(), steps, c) };
+            unsafe { block(a.as_ptr(), b.as_ptr(), steps, &mut c) };
+            each(i, &c);
         }
         // SAFETY: the tiles were configured above; nothing of them is needed any more.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
@@ -155,7 +186,7 @@ mod tiles {
     /// 24 products; a tile register is loaded anew right after its last use.
     ///
     /// # Safety
-    /// The tiles are configured as in [`panels`]; `a` and `b` point to `steps` x [`STEP_LINES`] lines; `steps` > 0.
+    /// The tiles are configured as in [`panel`]; `a` and `b` point to `steps` x [`STEP_LINES`] lines; `steps` > 0.
     unsafe fn block(a: *const Line, b: *const Line, steps: usize, c: &mut Block) {
         // SAFETY: the tile loads stay within `steps` x 6144 bytes from `a` and from `b`, the stores within the 4096
         // bytes of `c` (rows 0..16 and 16..32, 128 bytes each). All tile registers are declared as overwritten.

@@ -8,11 +8,16 @@ use super::amx::WIDTH;
 /// Rows of X in a micro-kernel. 8 x 32 values of C are 16 of the 32 registers of AVX-512.
 pub(super) const ROWS: usize = 8;
 
-/// 32 columns of W at one `k`.
-pub(super) type PanelRow = [f32; WIDTH];
+/// 32 columns of W at one `k`, aligned so that no vector load straddles two cache lines.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct PanelRow(pub [f32; WIDTH]);
+
+/// The columns of a panel in some rows of C.
+pub(super) type Sums = [[f32; WIDTH]; ROWS];
 
 /// `c[r][j] = sum over k of x[r][k] panel[k][j]`, every row of `x` as long as the panel.
-pub(super) fn block(x: [&[f32]; ROWS], panel: &[PanelRow], c: &mut [PanelRow; ROWS]) {
+pub(super) fn block(x: [&[f32]; ROWS], panel: &[PanelRow], c: &mut Sums) {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
@@ -29,19 +34,19 @@ pub(super) fn block(x: [&[f32]; ROWS], panel: &[PanelRow], c: &mut [PanelRow; RO
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn block_avx512(x: [&[f32]; ROWS], panel: &[PanelRow], c: &mut [PanelRow; ROWS]) {
+fn block_avx512(x: [&[f32]; ROWS], panel: &[PanelRow], c: &mut Sums) {
     tiles::<ROWS, WIDTH>(x, panel, c, f32::mul_add);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn block_avx2(x: [&[f32]; ROWS], panel: &[PanelRow], c: &mut [PanelRow; ROWS]) {
+fn block_avx2(x: [&[f32]; ROWS], panel: &[PanelRow], c: &mut Sums) {
     tiles::<4, 16>(x, panel, c, f32::mul_add);
 }
 
 /// For what the compiler's target has. Without a fused multiply-add in hardware the two roundings of a product and a
 /// sum are far cheaper than one in software.
-fn block_baseline(x: [&[f32]; ROWS], panel: &[PanelRow], c: &mut [PanelRow; ROWS]) {
+fn block_baseline(x: [&[f32]; ROWS], panel: &[PanelRow], c: &mut Sums) {
     if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
         tiles::<4, 16>(x, panel, c, f32::mul_add);
     } else {
@@ -54,7 +59,7 @@ fn block_baseline(x: [&[f32]; ROWS], panel: &[PanelRow], c: &mut [PanelRow; ROWS
 fn tiles<const R: usize, const S: usize>(
     x: [&[f32]; ROWS],
     panel: &[PanelRow],
-    c: &mut [PanelRow; ROWS],
+    c: &mut Sums,
     mul_add: impl Fn(f32, f32, f32) -> f32 + Copy,
 ) {
     let x = x.map(|row| &row[..panel.len()]);
@@ -62,6 +67,8 @@ fn tiles<const R: usize, const S: usize>(
         for s0 in (0..WIDTH).step_by(S) {
             let mut sums = [[0.0; S]; R];
             for (k, weights) in panel.iter().enumerate() {
+                // A copy of its own: read through the reference it is loaded again for each row.
+                let PanelRow(weights) = *weights;
                 for r in 0..R {
                     let value = x[r0 + r][k];
                     for s in 0..S {

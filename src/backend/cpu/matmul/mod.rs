@@ -80,18 +80,18 @@ impl Panels {
     /// Packs W, given as `w` (N,K) row-major, for `Y = X W^T`.
     ///
     /// # Panics
-    /// If `w` is not N x K long.
+    /// If `w` is not N x K long, or K is 0.
     pub fn from_rows(n: usize, k: usize, w: &[f32], kernel: Kernel) -> Self {
-        assert_eq!(w.len(), n * k, "W is ({n},{k})");
+        assert!(k > 0 && w.len() == n * k, "W is ({n},{k}), and given are {} values", w.len());
         Self::pack(n, k, kernel, |row, column| w[row * k + column])
     }
 
     /// Packs W (N,K), given as its transpose `w` (K,N) row-major: `Y = X w`.
     ///
     /// # Panics
-    /// If `w` is not K x N long.
+    /// If `w` is not K x N long, or K is 0.
     pub fn from_columns(n: usize, k: usize, w: &[f32], kernel: Kernel) -> Self {
-        assert_eq!(w.len(), n * k, "W^T is ({k},{n})");
+        assert!(k > 0 && w.len() == n * k, "W^T is ({k},{n}), and given are {} values", w.len());
         Self::pack(n, k, kernel, |row, column| w[column * n + row])
     }
 
@@ -101,7 +101,7 @@ impl Panels {
         let panels = n.div_ceil(WIDTH);
         let packed = match kernel {
             Kernel::Amx(amx) => {
-                let panel_lines = steps(k) * STEP_LINES;
+                let panel_lines = k.div_ceil(STEP) * STEP_LINES;
                 let mut lines = vec![Line([0; STEP]); panels * panel_lines];
                 lines.par_chunks_exact_mut(panel_lines).enumerate().for_each(|(panel, lines)| {
                     split::pack_panel(lines, |k, column| padded(panel * WIDTH + column, k));
@@ -109,10 +109,10 @@ impl Panels {
                 Packed::Amx(amx, lines)
             }
             Kernel::Fma => {
-                let mut rows = vec![[0.0; WIDTH]; panels * k];
-                rows.par_chunks_exact_mut(k.max(1)).enumerate().for_each(|(panel, rows)| {
+                let mut rows = vec![PanelRow([0.0; WIDTH]); panels * k];
+                rows.par_chunks_exact_mut(k).enumerate().for_each(|(panel, rows)| {
                     for (k, row) in rows.iter_mut().enumerate() {
-                        *row = std::array::from_fn(|column| padded(panel * WIDTH + column, k));
+                        row.0 = std::array::from_fn(|column| padded(panel * WIDTH + column, k));
                     }
                 });
                 Packed::Fma(rows)
@@ -143,20 +143,17 @@ impl Panels {
     /// zeros without their sign.
     pub fn to_rows(&self) -> Vec<f32> {
         let mut w = vec![0.0; self.n * self.k];
-        w.par_chunks_exact_mut(self.k.max(1)).enumerate().for_each(|(n, row)| {
+        w.par_chunks_exact_mut(self.k).enumerate().for_each(|(n, row)| {
             let (panel, column) = (n / WIDTH, n % WIDTH);
             for (k, weight) in row.iter_mut().enumerate() {
                 *weight = match &self.packed {
-                    Packed::Amx(_, lines) => split::unpack(&lines[panel * steps(self.k) * STEP_LINES..], k, column),
-                    Packed::Fma(rows) => rows[panel * self.k + k][column],
+                    Packed::Amx(_, lines) => {
+                        split::unpack(&lines[panel * self.k.div_ceil(STEP) * STEP_LINES..], k, column)
+                    }
+                    Packed::Fma(rows) => rows[panel * self.k + k].0[column],
                 };
             }
         });
         w
     }
-}
-
-/// Steps of 32 along `k` values, at least one.
-fn steps(k: usize) -> usize {
-    k.div_ceil(STEP).max(1)
 }

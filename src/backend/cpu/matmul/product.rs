@@ -1,8 +1,8 @@
 //! How a product is cut into tasks for the threads, and into blocks and panels for the caches.
 
-use super::amx::{Amx, Block, Line, STEP, STEP_LINES, TILE_ROWS, WIDTH};
+use super::amx::{Line, STEP, STEP_LINES, TILE_ROWS, WIDTH, put};
 use super::fma::{self, PanelRow};
-use super::{Packed, Panels, split, steps};
+use super::{Packed, Panels, split};
 use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
@@ -71,7 +71,7 @@ fn blocks(w: &Panels) -> Vec<Range<usize>> {
         Packed::Amx(..) => MAX_TILE_STEPS,
         Packed::Fma(..) => MAX_FMA_STEPS,
     };
-    let steps = steps(w.k);
+    let steps = w.k.div_ceil(STEP);
     let count = steps.div_ceil(most);
     let length = steps.div_ceil(count);
     (0..count).map(|block| block * length..((block + 1) * length).min(steps)).collect()
@@ -108,38 +108,30 @@ struct Task<'y> {
     y: Vec<&'y mut [f32]>,
 }
 
-/// What a thread keeps from task to task: at most [`MAX_ROWS_BYTES`] and a little, whatever M and K are.
-#[derive(Default)]
-struct Scratch {
-    /// The packed rows of X.
-    rows: Vec<Line>,
-    /// One panel of products.
-    blocks: Vec<Block>,
-}
-
 thread_local! {
-    /// Taken by a task and put back, so that an epilogue may itself call [`product`].
-    static SCRATCH: Cell<Scratch> = Cell::default();
+    /// The packed rows of X of a thread's task, at most [`MAX_ROWS_BYTES`] whatever M and K are. A task takes the vector
+    /// and puts it back, so that an epilogue may itself call [`product`].
+    static ROWS: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
 impl Task<'_> {
     /// Computes the task's part of Y.
     fn run(mut self, x: &[f32], ldx: usize, w: &Panels, blocks: &[Range<usize>], epilogue: &Epilogue) {
         let x: Vec<&[f32]> = (self.row0..).take(self.y.len()).map(|row| &x[row * ldx..][..w.k]).collect();
-        let mut scratch = SCRATCH.take();
+        let mut packed = ROWS.take();
         for (i, block) in blocks.iter().enumerate() {
             let k = block.start * STEP..(block.end * STEP).min(w.k);
             let tile_rows = tile_rows(x.len());
             if let Packed::Amx(..) = w.packed {
-                scratch.pack(&x, block, tile_rows);
+                split::pack_rows(&mut packed, &x, block.start * STEP, block.len(), tile_rows);
             }
             for panel in self.panels.clone() {
                 let columns = (panel - self.panels.start) * WIDTH;
                 match &w.packed {
                     Packed::Amx(amx, lines) => {
-                        let line0 = (panel * steps(w.k) + block.start) * STEP_LINES;
+                        let line0 = (panel * w.k.div_ceil(STEP) + block.start) * STEP_LINES;
                         let lines = &lines[line0..][..block.len() * STEP_LINES];
-                        self.tile_panel(*amx, lines, tile_rows, &mut scratch, columns, i == 0);
+                        amx.panel(tile_rows, &packed, lines, &mut self.y, columns, i == 0);
                     }
                     Packed::Fma(rows) => self.fma_panel(&rows[panel * w.k..][k.clone()], &x, k.start, columns, i == 0),
                 }
@@ -149,35 +141,17 @@ impl Task<'_> {
                 }
             }
         }
-        SCRATCH.set(scratch);
+        ROWS.set(packed);
     }
 
-    /// Adds the products of the packed rows with one panel of W (one block of K) to the columns of Y from `column` on.
-    fn tile_panel(
-        &mut self,
-        amx: Amx,
-        w: &[Line],
-        tile_rows: usize,
-        scratch: &mut Scratch,
-        column: usize,
-        first_block: bool,
-    ) {
-        let blocks = self.y.len().div_ceil(2 * tile_rows);
-        amx.panels(tile_rows, &scratch.rows[..blocks * w.len()], w, &mut scratch.blocks[..blocks]);
-        for (i, y) in self.y.iter_mut().enumerate() {
-            let (block, tile, row) = (i / (2 * tile_rows), i / tile_rows % 2, i % tile_rows);
-            put(&mut y[column..], &scratch.blocks[block].0[tile * TILE_ROWS + row], first_block);
-        }
-    }
-
-    /// The same by multiply-adds; `k0` is where the block of K begins.
-    fn fma_panel(&mut self, w: &[PanelRow], x: &[&[f32]], k0: usize, column: usize, first_block: bool) {
+    /// The product with one panel of W by multiply-adds, as `Amx::panel`; `k0` is where the block of K begins.
+    fn fma_panel(&mut self, w: &[PanelRow], x: &[&[f32]], k0: usize, column: usize, first: bool) {
         let mut sums = [[0.0; WIDTH]; fma::ROWS];
         for (y, x) in self.y.chunks_mut(fma::ROWS).zip(x.chunks(fma::ROWS)) {
             // Where rows are missing the last one is computed again.
             fma::block(std::array::from_fn(|i| &x[i.min(x.len() - 1)][k0..]), w, &mut sums);
             for (y, sums) in y.iter_mut().zip(&sums) {
-                put(&mut y[column..], sums, first_block);
+                put(&mut y[column..], sums, first);
             }
         }
     }
@@ -192,30 +166,8 @@ impl Task<'_> {
     }
 }
 
-impl Scratch {
-    /// Packs a block of K of the rows of X.
-    fn pack(&mut self, x: &[&[f32]], block: &Range<usize>, tile_rows: usize) {
-        let panels = x.len().div_ceil(2 * tile_rows);
-        let lines = panels * block.len() * STEP_LINES;
-        if self.rows.len() < lines {
-            self.rows.resize(lines, Line([0; STEP]));
-        }
-        if self.blocks.len() < panels {
-            self.blocks.resize(panels, Block([[0.0; WIDTH]; 2 * TILE_ROWS]));
-        }
-        split::pack_rows(&mut self.rows[..lines], x.iter().copied(), block.start * STEP, block.len(), tile_rows);
-    }
-}
-
 /// Rows of a tile, such that `rows` of them fill an even number of tiles with as few rows to spare as can be: a tile
 /// product takes a cycle per row.
 fn tile_rows(rows: usize) -> usize {
     rows.div_ceil(2 * rows.div_ceil(2 * TILE_ROWS))
-}
-
-/// Puts the first block's sums into Y, and adds those of the other blocks.
-fn put(y: &mut [f32], sums: &PanelRow, first_block: bool) {
-    for (y, sum) in y.iter_mut().zip(sums) {
-        *y = if first_block { *sum } else { *y + sum };
-    }
 }

@@ -25,6 +25,9 @@ fn nearest(a: f32) -> f32 {
     if a.abs() < OVERFLOWS { rounded } else { LARGEST.copysign(a) }
 }
 
+/// Steps that are packed row by row before the next ones: the lines they go to stay in the L1 cache.
+const PACK_STEPS: usize = 4;
+
 /// The bits of the three bf16 parts of `a`.
 #[inline(always)]
 pub(super) fn split(a: f32) -> [u16; 3] {
@@ -44,22 +47,18 @@ pub(super) fn join(parts: [u16; 3]) -> f32 {
 }
 
 /// Packs the values `k0..k0 + 32 * steps` of the rows of X (zeros past their end) as the A operand:
-/// panel x step x plane x tile x row lines. Row `i` stands in tile `i / rows` (two tiles per panel), line `i % rows`.
-pub(super) fn pack_rows<'a>(
-    lines: &mut [Line],
-    x: impl Iterator<Item = &'a [f32]>,
-    k0: usize,
-    steps: usize,
-    rows: usize,
-) {
-    for (i, row) in x.enumerate() {
-        let (panel, tile, line) = (i / (2 * rows), i / rows % 2, i % rows);
-        let first = panel * steps * STEP_LINES + tile * TILE_ROWS + line;
-        let values = row.get(k0..).unwrap_or_default();
-        pack_row(&mut lines[first..], &values[..values.len().min(steps * STEP)]);
-        for step in values.len().div_ceil(STEP)..steps {
-            for plane in 0..3 {
-                lines[first + step * STEP_LINES + plane * 2 * TILE_ROWS] = Line([0; STEP]);
+/// panel x step x plane x tile x row lines. Row `i` stands in tile `i / tile_rows` (two tiles per panel), line
+/// `i % tile_rows`.
+pub(super) fn pack_rows(lines: &mut Vec<Line>, x: &[&[f32]], k0: usize, steps: usize, tile_rows: usize) {
+    lines.resize(x.len().div_ceil(2 * tile_rows) * steps * STEP_LINES, Line([0; STEP]));
+    let panels = lines.chunks_exact_mut(steps * STEP_LINES);
+    for (panel, x) in panels.zip(x.chunks(2 * tile_rows)) {
+        for step0 in (0..steps).step_by(PACK_STEPS) {
+            for (i, row) in x.iter().enumerate() {
+                let values = &row[row.len().min(k0 + step0 * STEP)..row.len().min(k0 + steps * STEP)];
+                let values = &values[..values.len().min(PACK_STEPS * STEP)];
+                let lines = &mut panel[step0 * STEP_LINES + i / tile_rows * TILE_ROWS + i % tile_rows..];
+                pack_row(lines, values);
             }
         }
     }
