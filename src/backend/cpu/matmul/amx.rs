@@ -40,7 +40,8 @@ impl Amx {
     /// Multiplies packed rows of X with one panel of W (one block of K): `y[i][column..] = ` or, unless `first`, `+=`
     /// the products of row i with the up to 32 columns. `x` is panel x step x [`STEP_LINES`] with `tile_rows` rows per
     /// tile (1 to 16), `w` is step x [`STEP_LINES`]; line p of a value holds its p-th part (see
-    /// [`split`](super::split)). Six of the nine products of parts are summed, those of order 0, 1 and 2.
+    /// [`split`](super::split)). Six of the nine products of parts are summed, those of order 0, 1 and 2. `ahead` is
+    /// what will be used next of W, or empty.
     ///
     /// # Panics
     /// If `tile_rows` or a length does not fit.
@@ -49,6 +50,7 @@ impl Amx {
         tile_rows: usize,
         x: &[Line],
         w: &[Line],
+        ahead: &[Line],
         y: &mut [&mut [f32]],
         column: usize,
         first: bool,
@@ -57,7 +59,7 @@ impl Amx {
         assert!(!w.is_empty() && w.len().is_multiple_of(STEP_LINES));
         assert!(x.len() == y.len().div_ceil(2 * tile_rows) * w.len());
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        tiles::panel(tile_rows, x, w, |panel, block| {
+        tiles::panel(tile_rows, x, w, ahead, |panel, block| {
             let rows = block.0[..tile_rows].iter().chain(&block.0[TILE_ROWS..][..tile_rows]);
             for (y, sums) in y[2 * tile_rows * panel..].iter_mut().zip(rows) {
                 put(&mut y[column..], sums, first);
@@ -113,6 +115,9 @@ mod tiles {
     use super::{Block, Line, STEP_LINES, TILE_ROWS, WIDTH};
     use std::arch::asm;
 
+    /// Lines that a step can prefetch to L2: one per tile product.
+    const MAX_LINES_AHEAD: usize = 24;
+
     /// The memory operand of `LDTILECFG`.
     #[repr(C, align(64))]
     struct Config {
@@ -126,7 +131,9 @@ mod tiles {
     /// Calls `each` with the index and the products of every panel of `a`. The tile registers: 0 to 3 are C (2 x 2),
     /// 4 and 5 are A, 6 and 7 are B. `each` does not touch them: it is the copy to Y, so its stores drain while the next
     /// block is computed.
-    pub fn panel(rows: usize, a: &[Line], b: &[Line], mut each: impl FnMut(usize, &Block)) {
+    ///
+    /// While `b` is used, `ahead` is brought into the L2 cache, a part of it per panel of `a`.
+    pub fn panel(rows: usize, a: &[Line], b: &[Line], ahead: &[Line], mut each: impl FnMut(usize, &Block)) {
         let steps = b.len() / STEP_LINES;
         let (r, full) = (rows as u8, TILE_ROWS as u8);
         let config = Config {
@@ -136,14 +143,16 @@ mod tiles {
             bytes_per_row: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
             rows: [r, r, r, r, r, r, full, full, 0, 0, 0, 0, 0, 0, 0, 0],
         };
+        let lines_per_step = ahead.len().div_ceil(a.len() / STEP_LINES).min(MAX_LINES_AHEAD);
         let mut c = Block([[0.0; WIDTH]; 2 * TILE_ROWS]);
         // SAFETY: an `Amx` exists (the caller's self), so the tiles may be used; the operand is 64 bytes of a valid
         // configuration.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
         for (i, a) in a.chunks_exact(b.len()).enumerate() {
+            let ahead = ahead.as_ptr().wrapping_add(i * steps * lines_per_step);
             // SAFETY: `a` and `b` hold `steps` x 96 lines and `steps` is not zero (the caller asserts both), and the
             // tiles are configured with at most 16 rows of 64 bytes.
-            unsafe { block(a.as_ptr(), b.as_ptr(), steps, &mut c) };
+            unsafe { block(a.as_ptr(), b.as_ptr(), steps, ahead, lines_per_step * size_of::<Line>(), &mut c) };
             each(i, &c);
         }
         // SAFETY: the tiles were configured above; nothing of them is needed any more.
@@ -166,44 +175,47 @@ mod tiles {
         };
     }
 
-    /// The product of a row of tiles of A and a column of tiles of B.
+    /// The product of a row of tiles of A and a column of tiles of B, and the `$i`-th 24th of the lines of the next step
+    /// (to L1) and of those ahead (to L2).
     macro_rules! dot {
-        (0, 0) => {
-            "tdpbf16ps tmm0, tmm4, tmm6"
+        (@ $c:literal, $a:literal, $b:literal, $i:literal) => {
+            concat!("tdpbf16ps tmm", $c, ", tmm", $a, ", tmm", $b, "\n",
+                "prefetcht0 [{a} + 6144 + 256*", $i, "]\n", "prefetcht0 [{a} + 6208 + 256*", $i, "]\n",
+                "prefetcht0 [{a} + 6272 + 256*", $i, "]\n", "prefetcht0 [{a} + 6336 + 256*", $i, "]\n",
+                "prefetcht0 [{b} + 6144 + 256*", $i, "]\n", "prefetcht0 [{b} + 6208 + 256*", $i, "]\n",
+                "prefetcht0 [{b} + 6272 + 256*", $i, "]\n", "prefetcht0 [{b} + 6336 + 256*", $i, "]\n",
+                "prefetcht1 [{ahead} + 64*", $i, "]")
         };
-        (0, 1) => {
-            "tdpbf16ps tmm1, tmm4, tmm7"
-        };
-        (1, 0) => {
-            "tdpbf16ps tmm2, tmm5, tmm6"
-        };
-        (1, 1) => {
-            "tdpbf16ps tmm3, tmm5, tmm7"
-        };
+        (0, 0, $i:literal) => { dot!(@ 0, 4, 6, $i) };
+        (0, 1, $i:literal) => { dot!(@ 1, 4, 7, $i) };
+        (1, 0, $i:literal) => { dot!(@ 2, 5, 6, $i) };
+        (1, 1, $i:literal) => { dot!(@ 3, 5, 7, $i) };
     }
 
     /// One 32 x 32 block of C. Neighbouring products of planes share one operand, so a step loads 14 tiles for its
-    /// 24 products; a tile register is loaded anew right after its last use.
+    /// 24 products; a tile register is loaded anew right after its last use. Each step prefetches its successor and
+    /// 24 lines from `ahead` on, which moves by `stride` bytes.
     ///
     /// # Safety
     /// The tiles are configured as in [`panel`]; `a` and `b` point to `steps` x [`STEP_LINES`] lines; `steps` > 0.
-    unsafe fn block(a: *const Line, b: *const Line, steps: usize, c: &mut Block) {
+    unsafe fn block(a: *const Line, b: *const Line, steps: usize, ahead: *const Line, stride: usize, c: &mut Block) {
         // SAFETY: the tile loads stay within `steps` x 6144 bytes from `a` and from `b`, the stores within the 4096
-        // bytes of `c` (rows 0..16 and 16..32, 128 bytes each). All tile registers are declared as overwritten.
+        // bytes of `c` (rows 0..16 and 16..32, 128 bytes each). A prefetch may name any address. All tile registers are declared as overwritten.
         unsafe {
             asm!(
                 "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
                 ".p2align 5",
                 "2:",
                 load!(a0, 1), load!(b0, 1), load!(b1, 1), load!(a1, 1),
-                dot!(0, 0), dot!(1, 0), load!(b0, 0), dot!(0, 1), dot!(1, 1), load!(b1, 0), // a1 b1
-                dot!(0, 0), dot!(0, 1), load!(a0, 2), dot!(1, 0), dot!(1, 1), load!(a1, 2), // a1 b0
-                dot!(0, 0), dot!(0, 1), load!(a0, 0), dot!(1, 0), dot!(1, 1), load!(a1, 0), // a2 b0
-                dot!(0, 0), dot!(1, 0), load!(b0, 2), dot!(0, 1), dot!(1, 1), load!(b1, 2), // a0 b0
-                dot!(0, 0), dot!(1, 0), load!(b0, 1), dot!(0, 1), dot!(1, 1), load!(b1, 1), // a0 b2
-                dot!(0, 0), dot!(0, 1), dot!(1, 0), dot!(1, 1),                             // a0 b1
+                dot!(0, 0, 0), dot!(1, 0, 1), load!(b0, 0), dot!(0, 1, 2), dot!(1, 1, 3), load!(b1, 0), // a1 b1
+                dot!(0, 0, 4), dot!(0, 1, 5), load!(a0, 2), dot!(1, 0, 6), dot!(1, 1, 7), load!(a1, 2), // a1 b0
+                dot!(0, 0, 8), dot!(0, 1, 9), load!(a0, 0), dot!(1, 0, 10), dot!(1, 1, 11), load!(a1, 0), // a2 b0
+                dot!(0, 0, 12), dot!(1, 0, 13), load!(b0, 2), dot!(0, 1, 14), dot!(1, 1, 15), load!(b1, 2), // a0 b0
+                dot!(0, 0, 16), dot!(1, 0, 17), load!(b0, 1), dot!(0, 1, 18), dot!(1, 1, 19), load!(b1, 1), // a0 b2
+                dot!(0, 0, 20), dot!(0, 1, 21), dot!(1, 0, 22), dot!(1, 1, 23),                             // a0 b1
                 "add {a}, 6144",
                 "add {b}, 6144",
+                "add {ahead}, {stride}",
                 "dec {steps}",
                 "jnz 2b",
                 "mov {s:e}, 128",
@@ -213,6 +225,8 @@ mod tiles {
                 "tilestored [{c} + {s} + 2112], tmm3",
                 a = inout(reg) a => _,
                 b = inout(reg) b => _,
+                ahead = inout(reg) ahead => _,
+                stride = in(reg) stride,
                 steps = inout(reg) steps => _,
                 s = inout(reg) 64usize => _,
                 c = in(reg) c,

@@ -130,8 +130,10 @@ impl Task<'_> {
                 match &w.packed {
                     Packed::Amx(amx, lines) => {
                         let line0 = (panel * w.k.div_ceil(STEP) + block.start) * STEP_LINES;
-                        let lines = &lines[line0..][..block.len() * STEP_LINES];
-                        amx.panel(tile_rows, &packed, lines, &mut self.y, columns, i == 0);
+                        let (lines, rest) = lines[line0..].split_at(block.len() * STEP_LINES);
+                        let behind = (w.k.div_ceil(STEP) - block.len()) * STEP_LINES;
+                        let ahead = rest.get(behind..behind + lines.len()).unwrap_or_default();
+                        amx.panel(tile_rows, &packed, lines, ahead, &mut self.y, columns, i == 0);
                     }
                     Packed::Fma(rows) => self.fma_panel(&rows[panel * w.k..][k.clone()], &x, k.start, columns, i == 0),
                 }
