@@ -7,6 +7,8 @@
 //!
 //! Each row of C depends on its own row of A alone, so a row's bits do not depend on its neighbours or its position.
 
+use super::product::Columns;
+
 /// Rows of a tile.
 pub(super) const TILE_ROWS: usize = 16;
 /// bf16 values of a line, which is also how far one tile product goes along K.
@@ -21,11 +23,6 @@ pub(super) const WIDTH: usize = 32;
 #[repr(C, align(64))]
 pub(super) struct Line(pub [u16; STEP]);
 
-/// Two by two tiles of C: `[row][column]`; with `r` rows per tile they are the rows `0..r` and `16..16 + r`.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Block(pub [[f32; WIDTH]; 2 * TILE_ROWS]);
-
 /// Proof that this process may use the tile unit. Only [`Amx::detect`] makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Amx(());
@@ -37,49 +34,29 @@ impl Amx {
         FOUND.get_or_init(available).then_some(Amx(()))
     }
 
-    /// Multiplies packed rows of X with one panel of W (one block of K): `y[i][column..] = ` or, unless `first`, `+=`
-    /// the products of row i with the up to 32 columns. `x` is panel x step x [`STEP_LINES`] with `tile_rows` rows per
-    /// tile (1 to 16), `w` is step x [`STEP_LINES`]; line p of a value holds its p-th part (see
-    /// [`split`](super::split)). Six of the nine products of parts are summed, those of order 0, 1 and 2. `ahead` is
-    /// what will be used next of W, or empty.
+    /// Multiplies packed rows of X with one panel of W, over one block of K. `x` is panel x step x [`STEP_LINES`] with
+    /// `tile_rows` rows per tile (1 to 16), `w` is step x [`STEP_LINES`]; plane p holds the p-th part of each value
+    /// (`split.rs`). Six of the nine products of parts are summed, those of order 0, 1 and 2. `ahead` is what will be
+    /// used next of W, or empty.
     ///
     /// # Panics
     /// If `tile_rows` or a length does not fit.
-    pub(super) fn panel(
-        self,
-        tile_rows: usize,
-        x: &[Line],
-        w: &[Line],
-        ahead: &[Line],
-        y: &mut [&mut [f32]],
-        column: usize,
-        first: bool,
-    ) {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    pub(super) fn panel(self, tile_rows: usize, x: &[Line], w: &[Line], ahead: &[Line], mut y: Columns<'_, '_>) {
         assert!((1..=TILE_ROWS).contains(&tile_rows));
         assert!(!w.is_empty() && w.len().is_multiple_of(STEP_LINES));
-        assert!(x.len() == y.len().div_ceil(2 * tile_rows) * w.len());
-        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        assert!(!x.is_empty() && x.len().is_multiple_of(w.len()));
         tiles::panel(tile_rows, x, w, ahead, |panel, block| {
             let rows = block.0[..tile_rows].iter().chain(&block.0[TILE_ROWS..][..tile_rows]);
-            for (y, sums) in y[2 * tile_rows * panel..].iter_mut().zip(rows) {
-                put(&mut y[column..], sums, first);
+            for (i, sums) in rows.enumerate() {
+                y.put(2 * tile_rows * panel + i, sums);
             }
         });
     }
-}
 
-/// Puts the sums of the first block of K into a row of Y, and adds those of the other blocks.
-#[inline(always)]
-pub(super) fn put(y: &mut [f32], sums: &[f32; WIDTH], first: bool) {
-    // A constant length where it is the usual one.
-    let (y, sums) = match y.first_chunk_mut::<WIDTH>() {
-        Some(y) if first => return *y = *sums,
-        Some(y) => (&mut y[..], sums),
-        None => (y, sums),
-    };
-    for (y, sum) in y.iter_mut().zip(sums) {
-        *y = if first { *sum } else { *y + sum };
-    }
+    /// There is no [`Amx`] to call this with.
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    pub(super) fn panel(self, _: usize, _: &[Line], _: &[Line], _: &[Line], _: Columns<'_, '_>) {}
 }
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
@@ -112,8 +89,12 @@ fn available() -> bool {
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod tiles {
-    use super::{Block, Line, STEP_LINES, TILE_ROWS, WIDTH};
+    use super::{Line, STEP_LINES, TILE_ROWS, WIDTH};
     use std::arch::asm;
+
+    /// Two by two tiles of C: `[row][column]`; with `r` rows per tile they are the rows `0..r` and `16..16 + r`.
+    #[repr(C, align(64))]
+    pub struct Block(pub [[f32; WIDTH]; 2 * TILE_ROWS]);
 
     /// Lines that a step can prefetch to L2: one per tile product.
     const MAX_LINES_AHEAD: usize = 24;

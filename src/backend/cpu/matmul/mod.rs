@@ -3,9 +3,9 @@
 //! Two kernels, chosen at run time ([`Kernel::best`]):
 //!
 //! * [`Kernel::Amx`]: the tile unit of Intel CPUs multiplies bf16 at 16 times the rate of f32 multiply-adds. Each f32
-//!   is split exactly into three bf16 ([`split`]), and six of the nine products of parts are summed in f32; the three
+//!   is split exactly into three bf16 (`split.rs`), and six of the nine products of parts are summed in f32; the three
 //!   left out are under 2^-24 of the product together (2^-27 as a rule), and have no preferred sign.
-//! * [`Kernel::Fma`]: vector multiply-adds ([`fma`]) everywhere else.
+//! * [`Kernel::Fma`]: vector multiply-adds (`fma.rs`) everywhere else.
 //!
 //! [`Rows64`] is the same product in f64 by plain loops, the judge of both. [`gemm_small`] is the strided product
 //! of attention.
@@ -16,7 +16,7 @@
 //!
 //! # Numbers that are not ordinary
 //! Both kernels: a NaN, or an infinity times zero, gives NaN; an infinity gives an infinity or NaN. The tile unit has
-//! no denormals: values under 2^-126 count as zero, and the relative error grows for factors under 2^-103 ([`split`]).
+//! no denormals: values under 2^-126 count as zero, and the relative error grows for factors under 2^-103 (`split.rs`).
 //!
 //! # Speed
 //! Predicted before measuring, for one core at 2.9 GHz: the tile unit does 16 x 16 x 32 multiply-adds in 16 cycles,

@@ -1,15 +1,15 @@
 //! How a product is cut into tasks for the threads, and into blocks and panels for the caches.
 
-use super::amx::{Line, STEP, STEP_LINES, TILE_ROWS, WIDTH, put};
+use super::amx::{Amx, Line, STEP, STEP_LINES, TILE_ROWS, WIDTH};
 use super::fma::{self, PanelRow};
 use super::{Packed, Panels, split};
 use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
 
-/// Steps of 32 in a block of K for the tile unit: a panel of W over a block (6 kB a step) and the rows of X that it
-/// meets share the L2 cache.
-const MAX_TILE_STEPS: usize = 32;
+/// Steps of 32 in a block of K for the tile unit: two panels of W over a block (6 kB a step) and the rows of X that they
+/// meet share the L2 cache.
+const MAX_TILE_STEPS: usize = 24;
 /// The same for multiply-adds: a panel of W (4 kB a step) in the L1 cache, and chains short enough to round little.
 const MAX_FMA_STEPS: usize = 8;
 /// Bytes of the packed rows of X of a task: what else of 2 MB of L2 is not needed for two panels of W.
@@ -114,56 +114,111 @@ thread_local! {
     static ROWS: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
-impl Task<'_> {
+impl<'y> Task<'y> {
     /// Computes the task's part of Y.
     fn run(mut self, x: &[f32], ldx: usize, w: &Panels, blocks: &[Range<usize>], epilogue: &Epilogue) {
         let x: Vec<&[f32]> = (self.row0..).take(self.y.len()).map(|row| &x[row * ldx..][..w.k]).collect();
+        match &w.packed {
+            Packed::Amx(amx, lines) => self.run_tiles(&x, *amx, lines, w.k.div_ceil(STEP), blocks, epilogue),
+            Packed::Fma(rows) => self.run_multiply_adds(&x, rows, w.k, blocks, epilogue),
+        }
+    }
+
+    /// By the tile unit: the rows of X are packed for a block of K and meet all panels of W.
+    fn run_tiles(
+        &mut self,
+        x: &[&[f32]],
+        amx: Amx,
+        w: &[Line],
+        steps: usize,
+        blocks: &[Range<usize>],
+        epilogue: &Epilogue,
+    ) {
+        let tile_rows = tile_rows(x.len());
         let mut packed = ROWS.take();
         for (i, block) in blocks.iter().enumerate() {
-            let k = block.start * STEP..(block.end * STEP).min(w.k);
-            let tile_rows = tile_rows(x.len());
-            if let Packed::Amx(..) = w.packed {
-                split::pack_rows(&mut packed, &x, block.start * STEP, block.len(), tile_rows);
-            }
+            split::pack_rows(&mut packed, x, block.start * STEP, block.len(), tile_rows);
             for panel in self.panels.clone() {
-                let columns = (panel - self.panels.start) * WIDTH;
-                match &w.packed {
-                    Packed::Amx(amx, lines) => {
-                        let line0 = (panel * w.k.div_ceil(STEP) + block.start) * STEP_LINES;
-                        let (lines, rest) = lines[line0..].split_at(block.len() * STEP_LINES);
-                        let behind = (w.k.div_ceil(STEP) - block.len()) * STEP_LINES;
-                        let ahead = rest.get(behind..behind + lines.len()).unwrap_or_default();
-                        amx.panel(tile_rows, &packed, lines, ahead, &mut self.y, columns, i == 0);
-                    }
-                    Packed::Fma(rows) => self.fma_panel(&rows[panel * w.k..][k.clone()], &x, k.start, columns, i == 0),
-                }
-                let done = panel + 1 - self.panels.start;
-                if i + 1 == blocks.len() && (done % EPILOGUE_PANELS == 0 || panel + 1 == self.panels.end) {
-                    self.finish((done - 1) / EPILOGUE_PANELS * EPILOGUE_PANELS * WIDTH, done * WIDTH, epilogue);
+                let (w, rest) = w[(panel * steps + block.start) * STEP_LINES..].split_at(block.len() * STEP_LINES);
+                let next = (steps - block.len()) * STEP_LINES;
+                let ahead = rest.get(next..next + w.len()).unwrap_or_default();
+                amx.panel(tile_rows, &packed, w, ahead, self.columns(panel, i == 0));
+                if i + 1 == blocks.len() {
+                    self.finish(panel, epilogue);
                 }
             }
         }
         ROWS.set(packed);
     }
 
-    /// The product with one panel of W by multiply-adds, as `Amx::panel`; `k0` is where the block of K begins.
-    fn fma_panel(&mut self, w: &[PanelRow], x: &[&[f32]], k0: usize, column: usize, first: bool) {
+    /// By multiply-adds: a panel of W meets the rows of X block by block.
+    fn run_multiply_adds(
+        &mut self,
+        x: &[&[f32]],
+        w: &[PanelRow],
+        k: usize,
+        blocks: &[Range<usize>],
+        epilogue: &Epilogue,
+    ) {
         let mut sums = [[0.0; WIDTH]; fma::ROWS];
-        for (y, x) in self.y.chunks_mut(fma::ROWS).zip(x.chunks(fma::ROWS)) {
-            // Where rows are missing the last one is computed again.
-            fma::block(std::array::from_fn(|i| &x[i.min(x.len() - 1)][k0..]), w, &mut sums);
-            for (y, sums) in y.iter_mut().zip(&sums) {
-                put(&mut y[column..], sums, first);
+        for panel in self.panels.clone() {
+            for (i, block) in blocks.iter().enumerate() {
+                let (start, end) = (block.start * STEP, k.min(block.end * STEP));
+                let w = &w[panel * k..][start..end];
+                let mut y = self.columns(panel, i == 0);
+                for (chunk, x) in x.chunks(fma::ROWS).enumerate() {
+                    // Where rows are missing the last one is computed again.
+                    fma::block(std::array::from_fn(|i| &x[i.min(x.len() - 1)][start..]), w, &mut sums);
+                    for (i, sums) in sums.iter().enumerate() {
+                        y.put(chunk * fma::ROWS + i, sums);
+                    }
+                }
             }
+            self.finish(panel, epilogue);
         }
     }
 
-    /// Hands the finished columns of every row to the epilogue.
-    fn finish(&mut self, start: usize, end: usize, epilogue: &Epilogue) {
+    /// The columns of a panel.
+    fn columns(&mut self, panel: usize, first: bool) -> Columns<'_, 'y> {
+        Columns { column: (panel - self.panels.start) * WIDTH, rows: &mut self.y, first }
+    }
+
+    /// After every eighth finished panel and the last: hands the columns since then to the epilogue, row by row.
+    fn finish(&mut self, panel: usize, epilogue: &Epilogue) {
+        let done = panel + 1 - self.panels.start;
+        if !done.is_multiple_of(EPILOGUE_PANELS) && panel + 1 < self.panels.end {
+            return;
+        }
+        let start = (done - 1) / EPILOGUE_PANELS * EPILOGUE_PANELS * WIDTH;
         let column0 = self.panels.start * WIDTH + start;
-        for (i, y) in self.y.iter_mut().enumerate() {
-            let end = end.min(y.len());
-            epilogue(self.row0 + i, column0, &mut y[start..end]);
+        for (row, y) in (self.row0..).zip(&mut self.y) {
+            let end = y.len().min(done * WIDTH);
+            epilogue(row, column0, &mut y[start..end]);
+        }
+    }
+}
+
+/// Where the products with a panel of W go: up to 32 columns of Y.
+pub(super) struct Columns<'a, 'y> {
+    rows: &'a mut [&'y mut [f32]],
+    /// The first of the columns.
+    column: usize,
+    /// Whether they are the sums of the first block of K; those of the others are added.
+    first: bool,
+}
+
+impl Columns<'_, '_> {
+    /// Takes the sums of row `i`; past the last row and column they are left out.
+    #[inline(always)]
+    pub(super) fn put(&mut self, i: usize, sums: &[f32; WIDTH]) {
+        let Some(row) = self.rows.get_mut(i) else { return };
+        let y = &mut row[self.column..];
+        let first = self.first;
+        let add = |y: &mut f32, sum: &f32| *y = if first { *sum } else { *y + sum };
+        match y.first_chunk_mut::<WIDTH>() {
+            // The same with a constant length, for the compiler's sake.
+            Some(y) => y.iter_mut().zip(sums).for_each(|(y, sum)| add(y, sum)),
+            None => y.iter_mut().zip(sums).for_each(|(y, sum)| add(y, sum)),
         }
     }
 }
