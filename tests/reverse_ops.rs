@@ -135,20 +135,20 @@ fn attention_of_all_rows_and_of_cls_alone() {
 #[test]
 fn patch_embedding() {
     let grid = PatchGrid { rows: 2, cols: 3, patch: 2 };
-    let (b, d, t, p, row) = (2, 4, grid.tokens(), grid.patches(), 12);
+    let (b, d, t, row) = (2, 4, grid.tokens(), 12);
     let mut rng = Rng::new(4);
     let weight = X.matrix(d, row, rng.normal(d * row).iter().map(|&v| v as f32).collect());
     let (cls, positions) = (rng.normal(d), rng.normal(t * d));
     let (pixels, dy) = (rng.normal(b * 3 * 4 * 6), rng.normal(b * t * d));
     let forward = |pixels: &[f64]| {
         let specs: [(&str, &[usize], Option<&[f64]>); 3] =
-            [("x", &[b, t, d], None), ("p", &[b, p, row], None), ("pixels", &[b, 3, 4, 6], Some(pixels))];
+            [("x", &[b, t, d], None), ("p", &[b, t, row], None), ("pixels", &[b, 3, 4, 6], Some(pixels))];
         let (mut m, [x, patches, pixels]) = arena(specs, &[]);
         X.patch_embed(&mut m, x, patches, pixels, &weight, &cls, &positions, b, grid).unwrap();
         m.download(x).unwrap()
     };
     let specs: [(&str, &[usize], Option<&[f64]>); 3] =
-        [("dpixels", &[b, 3, 4, 6], None), ("dp", &[b, p, row], None), ("dx", &[b, t, d], Some(&dy))];
+        [("dpixels", &[b, 3, 4, 6], None), ("dp", &[b, t, row], None), ("dx", &[b, t, d], Some(&dy))];
     let (mut m, [dpixels, dp, dx]) = arena(specs, &[]);
     X.patch_embed_reverse(&mut m, dpixels, dp, dx, &weight, b, grid).unwrap();
     derivative_matches("patch_embed", &pixels, &m.download(dpixels).unwrap(), |p| dot(&forward(p), &dy));
