@@ -1,6 +1,7 @@
 //! The public API: an [`Engine`] holds a model on a device, a [`Request`] says what is asked,
 //! an [`Explanation`] is the answer for one image.
 
+mod bench;
 mod explain;
 mod latents;
 mod pixels;
@@ -9,6 +10,7 @@ pub mod runner;
 mod texts;
 mod verify;
 
+pub use bench::{BenchPass, Timed};
 pub use explain::{Explanation, MapValues, Pictured};
 pub use latents::{LatentUse, latent_uses};
 pub use verify::{Compared, verify};

@@ -1,6 +1,6 @@
 //! Products of small strided matrices, for attention: one thread, one head.
 
-use super::{Number, Real};
+use super::Number;
 
 /// A matrix with strides.
 #[derive(Debug, Clone, Copy)]
