@@ -1,1 +1,1 @@
-"""The parts of train_demo.py: drawings, scenes, captions, the tokenizer, the model, its training and its measurement."""
+"""The parts of train_demo.py: drawings, scenes, captions, tokenizer, model, training and measurement."""

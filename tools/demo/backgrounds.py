@@ -5,9 +5,18 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
-# Photographs that ship inside the scikit-image wheel, all CC0 or public domain. They are only looked at here;
+# Photographs that ship inside the scikit-image wheel, all CC0, public domain or without known restrictions.
 # HELD_OUT is never trained on.
-TRAINING = ("astronaut.png", "rocket.jpg", "brick.png", "grass.png", "camera.png", "coins.png", "moon.png", "retina.jpg")
+TRAINING = (
+    "astronaut.png",
+    "rocket.jpg",
+    "brick.png",
+    "grass.png",
+    "camera.png",
+    "coins.png",
+    "moon.png",
+    "retina.jpg",
+)
 HELD_OUT = ("coffee.png", "chelsea.png", "gravel.png", "hubble_deep_field.jpg")
 
 

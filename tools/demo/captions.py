@@ -2,9 +2,23 @@
 
 from .concepts import name
 
-OPENINGS = ("a photo of {}",) * 4 + ("{}", "a picture of {}", "an image of {}", "there is {}", "i can see {}", "a scene with {}")
+OPENINGS = ("a photo of {}",) * 4 + (
+    "{}",
+    "a picture of {}",
+    "an image of {}",
+    "there is {}",
+    "i can see {}",
+    "a scene with {}",
+)
 JOINS = (" and ", " and ", " next to ", " near ", " with ", " beside ")
-SINGLES = ("a photo of {}",) * 3 + ("{}", "a picture of {}", "an image of {}", "a {name}", "{name}", "a photo of a {name}")
+SINGLES = ("a photo of {}",) * 3 + (
+    "{}",
+    "a picture of {}",
+    "an image of {}",
+    "a {name}",
+    "{name}",
+    "a photo of a {name}",
+)
 
 
 def pick(rng, choices):

@@ -11,7 +11,7 @@ BACKGROUND = "a background"
 
 def name(phrase):
     """The phrase without its article: "a cat" is the concept "cat"."""
-    return next((phrase[len(article):] for article in ARTICLES if phrase.startswith(article)), phrase)
+    return next((phrase[len(article) :] for article in ARTICLES if phrase.startswith(article)), phrase)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ from .tokenizer import EOT, SOT
 
 def tower(state, prefix, blocks):
     """The blocks' tensors under transformers' names."""
-    homes = dict.fromkeys(("q_proj", "k_proj", "v_proj", "out_proj"), "self_attn.") | dict.fromkeys(("fc1", "fc2"), "mlp.")
+    homes = dict.fromkeys(("q_proj", "k_proj", "v_proj", "out_proj"), "self_attn.") | dict.fromkeys(
+        ("fc1", "fc2"), "mlp."
+    )
     out = {}
     for name, tensor in state.items():
         if name.startswith(blocks + "."):
@@ -45,7 +47,12 @@ def tensors(model):
 
 def configuration(sizes):
     """config.json."""
-    shared = {"projection_dim": sizes.embedding, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "attention_dropout": 0.0}
+    shared = {
+        "projection_dim": sizes.embedding,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+        "attention_dropout": 0.0,
+    }
     eot = sizes.vocabulary - 1
     text = {
         "model_type": "clip_text_model",
@@ -108,7 +115,8 @@ def write(folder, model, tokenizer):
     documents = {
         "config.json": configuration(model.sizes),
         "preprocessor_config.json": preprocessing(model.sizes),
-        "tokenizer_config.json": {"tokenizer_class": "CLIPTokenizer", "model_max_length": model.sizes.context} | special,
+        "tokenizer_config.json": {"tokenizer_class": "CLIPTokenizer", "model_max_length": model.sizes.context}
+        | special,
     }
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document, indent=1) + "\n")

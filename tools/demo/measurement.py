@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from oracle.clip import Clip
+from oracle.methods import heatmap
 from oracle.request import Job, Request
 from transformers import AutoTokenizer
 
@@ -11,8 +12,16 @@ from .concepts import BACKGROUND
 from .model import MEAN, STD
 
 METHODS = (
-    "grad-eclip", "grad-eclip:heads=single", "attention", "rollout", "chefer", "legrad", "grad-cam", "gradient", "gradient-x-input",
-)  # fmt: skip
+    "grad-eclip",
+    "grad-eclip:heads=single",
+    "attention",
+    "rollout",
+    "chefer",
+    "legrad",
+    "grad-cam",
+    "gradient",
+    "gradient-x-input",
+)
 PROMPT = "a photo of {}"
 
 
@@ -69,7 +78,7 @@ class Measurement:
         scenes = [self.maker.scene([concept]) for concept in range(len(self.concepts)) for _ in range(each)]
         truth = torch.tensor([scene.objects[0] for scene in scenes])
         images = self.image_embeddings(scenes)
-        out = {"scenes": len(scenes), "chance": 1 / len(self.concepts)}
+        out = {"scenes": len(scenes), "each": each, "chance": 1 / len(self.concepts)}
         for key, prompts in (
             ("phrase", [PROMPT.format(concept.phrase) for concept in self.concepts]),
             ("name", [concept.name for concept in self.concepts]),
@@ -78,7 +87,7 @@ class Measurement:
             out[key] = {"top1": float(best[:, 0].float().mean()), "top5": float(best.any(1).float().mean())}
             if key == "phrase":
                 wrong = torch.zeros(len(self.concepts)).index_add_(0, truth, (~best[:, 0]).float())
-                out["weakest"] = [self.concepts[i].name for i in wrong.topk(8)[1] if wrong[i] > 1]
+                out["weakest"] = [concept.name for concept, count in zip(self.concepts, wrong) if count > 1]
         return out
 
     def presence(self, scenes):
@@ -122,8 +131,9 @@ class Measurement:
         rows = {}
         for scene in scenes:
             prompts = [PROMPT.format(self.concepts[concept].phrase) for concept in scene.objects]
-            job = Job(Request(texts=prompts, methods=list(METHODS)), str(self.folder), None, self.ids(prompts), torch.float32)
-            maps = {key[4:]: value[0] for key, value in job.tensors(normalised([scene]), deep=False).items() if key[:4] == "map."}
+            job = Job(Request(texts=prompts), str(self.folder), None, self.ids(prompts), torch.float32)
+            trace = job.forward(normalised([scene]))
+            maps = {method: heatmap(method, job, trace)[0].detach() for method in METHODS}
             for i, box in enumerate(scene.boxes):
                 for method, values in maps.items():
                     side = round(values.shape[1] ** 0.5)

@@ -88,8 +88,8 @@ class Block(nn.Module):
         return x + self.mlp(self.layer_norm2(x))
 
     def mlp(self, x):
-        """fc2(quick_gelu(fc1(x))). quick_gelu(u) = u sigmoid(1.702 u) = silu(1.702 u) / 1.702, and both factors are cheaper
-        on the weights than on the tokens."""
+        """fc2(quick_gelu(fc1(x))). quick_gelu(u) = u sigmoid(1.702 u) = silu(1.702 u) / 1.702, and both factors are
+        cheaper on the weights than on the tokens."""
         u = F.linear(x, 1.702 * self.fc1.weight, 1.702 * self.fc1.bias)
         return F.linear(F.silu(u), self.fc2.weight / 1.702, self.fc2.bias)
 
@@ -121,7 +121,7 @@ class Clip(nn.Module):
         self.register_buffer("deviation", torch.tensor(STD), persistent=False)
 
     def tokens(self, pixels, kept=None):
-        """Residual (B,1+K,D) after the last block, of pixels (B,S,S,3) uint8; with `kept` (B,K) only of those patches."""
+        """Residual (B,1+K,D) after the last block, of pixels (B,S,S,3) uint8; of the patches `kept` (B,K), if given."""
         s, B = self.sizes, len(pixels)
         patches = pixels.view(B, s.grid, s.patch, s.grid, s.patch, 3).permute(0, 1, 3, 2, 4, 5)
         patches = patches.reshape(B, s.grid**2, -1)

@@ -106,7 +106,9 @@ def write(folder, concepts, font_path, tokenizer):
         objects = []
         for thing, box in zip(things, boxes):
             prompt = PROMPT.format(phrases[thing.concept])
-            objects.append({"concept": thing.concept, "prompt": prompt, "ids": tokenizer(prompt)["input_ids"], "box": box})
+            objects.append(
+                {"concept": thing.concept, "prompt": prompt, "ids": tokenizer(prompt)["input_ids"], "box": box}
+            )
         listed.append({"name": name, "file": f"{name}.png", "size": [SIDE, SIDE], "objects": objects})
     lines = ",\n".join(json.dumps(entry) for entry in listed)
     (folder / "scenes.json").write_text(f"[\n{lines}\n]\n")

@@ -43,7 +43,9 @@ def learn(texts):
     tokens = symbols + [symbol + END_OF_WORD for symbol in symbols] + [a + b for a, b in merges] + [SOT, EOT]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     tokenizer = pipeline(
-        models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=END_OF_WORD, unk_token=EOT, continuing_subword_prefix="")
+        models.BPE(
+            vocab=vocabulary, merges=merges, end_of_word_suffix=END_OF_WORD, unk_token=EOT, continuing_subword_prefix=""
+        )
     )
     tokenizer.add_special_tokens([AddedToken(token, normalized=True, special=True) for token in (SOT, EOT)])
     tokenizer.decoder = decoders.ByteLevel()

@@ -30,7 +30,8 @@ class Recipe:
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     averaging: float = 0.998
-    # Before the last steps, which see whole pictures, only some patches are kept: those in a box with eight times the weight.
+    # Before the last steps, which see whole pictures, only some patches are kept: those in a box with eight times the
+    # weight of others.
     whole: float = 0.09
     kept: float = 0.3
     box_weight: float = 8.0
@@ -147,7 +148,7 @@ class Batches:
         return Batch(pixels, owners, self.texts.encode(texts), self.texts.encode(prompts), positives)
 
     def kept_patches(self, owners):
-        """Patches (B,K) drawn without replacement, those in boxes more often. A fifth of the batches keeps twice as many."""
+        """Patches (B,K) drawn without replacement, those in boxes more often. One batch in five keeps twice as many."""
         weight = np.where(owners.numpy() < self.nothing, self.recipe.box_weight, 1.0)
         share = self.recipe.kept * (1 if self.rng.random() < 0.8 else 2)
         order = np.argsort(-(self.rng.random(weight.shape) ** (1 / weight)), 1)
