@@ -310,7 +310,7 @@ fn not_clip(file: &TensorFile) -> Error {
     Error::file(file.path(), reason)
 }
 
-fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = WEIGHT_FILES.iter().map(|name| folder.join(name)).filter(|p| p.is_file()).collect();
     if files.is_empty() {
         let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?;
