@@ -67,6 +67,14 @@ pub enum Error {
         /// Why it cannot be used, and what to install.
         reason: String,
     },
+    /// A pass that asked for another tensor than its plan holds: a defect of the engine.
+    #[error("the pass asks for tensor `{tensor}`, the plan holds {planned:?}")]
+    Plan {
+        /// Asked for.
+        tensor: String,
+        /// Next in the plan.
+        planned: Option<String>,
+    },
     /// A verification that ran to its end and found differences.
     #[error("verification failed: {0}")]
     Verification(String),
@@ -98,12 +106,7 @@ impl Error {
         expected: impl Into<String>,
         found: impl Into<String>,
     ) -> Self {
-        Error::Tensor {
-            path: path.to_path_buf(),
-            tensor: tensor.into(),
-            expected: expected.into(),
-            found: found.into(),
-        }
+        Error::Tensor { path: path.to_path_buf(), tensor: tensor.into(), expected: expected.into(), found: found.into() }
     }
 
     /// An [`Error::Usage`].
@@ -114,7 +117,7 @@ impl Error {
     /// The process's exit code: 1 input, 2 usage, 3 model or SAE file, 4 device, 5 verification, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Io { .. } | Error::Image { .. } => 1,
+            Error::Io { .. } | Error::Image { .. } | Error::Plan { .. } => 1,
             Error::Usage(_) => 2,
             Error::File { .. } | Error::Tensor { .. } | Error::Fit { .. } => 3,
             Error::Device { .. } => 4,
