@@ -1,5 +1,7 @@
 //! Decoding and preprocessing against Pillow: fixtures of every pixel type, and golden values.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // The helpers here are tests too.
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -220,4 +222,26 @@ fn truncated_and_giant_files_are_errors() {
     }
     let missing = decode(fixtures().join("none.png"), &any).unwrap_err();
     assert!(matches!(missing, Error::Io { .. }));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+
+    /// Whatever bytes are changed: a picture within the limit or a named error, and never a panic that gets out.
+    #[test]
+    fn mutated_files_never_panic(
+        which in 0usize..1000,
+        edits in proptest::collection::vec((0usize..1 << 20, 0u8..=255), 1..8),
+        cut in proptest::option::of(0usize..1 << 20),
+    ) {
+        let names = expected();
+        let mut bytes = std::fs::read(fixtures().join(&names[which % names.len()].0)).unwrap();
+        let length = bytes.len();
+        edits.iter().for_each(|(at, value)| bytes[at % length] = *value);
+        bytes.truncate(cut.map_or(length, |n| n % length));
+        match decode_bytes("mutated", &bytes, &DecodeOptions { max_pixels: 1 << 20, exif: true }) {
+            Ok(picture) => assert_eq!(picture.data.len(), picture.width * picture.height * 3),
+            Err(error) => assert!(matches!(error, Error::Image { .. })),
+        }
+    }
 }

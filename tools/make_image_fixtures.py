@@ -100,6 +100,12 @@ def write_all(out):
     frames = [Image.fromarray(picture(24, 16, 3, s)).quantize(16) for s in range(3)]
     frames[0].save(out / "animated.gif", save_all=True, append_images=frames[1:], duration=50)
 
+    # A first frame that does not cover the screen, with and without a transparent colour.
+    for name in ["palette", "transparent"]:
+        data = bytearray((out / f"{name}.gif").read_bytes())
+        data[6:10] = struct.pack("<HH", 45, 28)
+        (out / f"{name}_partial.gif").write_bytes(data)
+
     rgb.save(out / "rgb.tif")
     rgb.save(out / "rgb_lzw.tif", compression="tiff_lzw")
     rgb.save(out / "rgb_deflate.tif", compression="tiff_adobe_deflate")

@@ -97,8 +97,9 @@ fn diverging(t: f64) -> [f64; 3] {
     let signed = 2.0 * t - 1.0;
     let size = signed.abs();
     let lightness = 0.97 - 0.57 * size.powf(1.15);
-    let chroma = 0.19 * (size * 1.9).sin();
-    let hue = if signed > 0.0 { 25f64 } else { 256f64 }.to_radians();
+    // sRGB holds less saturated dark blues than reds.
+    let (hue, most) = if signed > 0.0 { (25f64, 0.185) } else { (255f64, 0.135) };
+    let (hue, chroma) = (hue.to_radians(), most * (size * 1.9).sin());
     oklab_to_srgb([lightness, chroma * hue.cos(), chroma * hue.sin()])
 }
 

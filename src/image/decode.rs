@@ -10,6 +10,7 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageFormat, ImageReader, Limits};
 
+use super::gif_frame;
 use super::tiff_colour::{self, TiffColour};
 use crate::error::{Error, Result};
 
@@ -99,7 +100,9 @@ pub fn decode(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<Rgb8> {
 pub fn decode_bytes(path: impl AsRef<Path>, bytes: &[u8], options: &DecodeOptions) -> Result<Rgb8> {
     // The decoders are other people's code on hostile bytes: a panic in one of them is this picture's error.
     let decoded = catch_unwind(AssertUnwindSafe(|| decode_unguarded(bytes, options)));
-    decoded.unwrap_or_else(|_| Err("the decoder failed on these bytes".into())).map_err(|e| Error::image(path.as_ref(), e))
+    decoded
+        .unwrap_or_else(|_| Err("the decoder failed on these bytes".into()))
+        .map_err(|e| Error::image(path.as_ref(), e))
 }
 
 fn decode_unguarded(bytes: &[u8], options: &DecodeOptions) -> Result<Rgb8, String> {
@@ -138,14 +141,20 @@ fn decode_unguarded(bytes: &[u8], options: &DecodeOptions) -> Result<Rgb8, Strin
         (ColorType::Rgba8, Some(TiffColour::Cmyk)) => Kind::Cmyk,
         (other, Some(_)) => return Err(format!("a palette or CMYK picture with samples of type {other:?}")),
         // Grey with one transparent value comes as grey and alpha; Pillow still treats it as 16-bit grey.
-        (ColorType::La16, None) if format == ImageFormat::Png && bytes.get(PNG_COLOUR_TYPE) == Some(&0) => Kind::Grey16A,
+        (ColorType::La16, None) if format == ImageFormat::Png && bytes.get(PNG_COLOUR_TYPE) == Some(&0) => {
+            Kind::Grey16A
+        }
         (other, None) => Kind::Plain(other),
     };
     let length = usize::try_from(decoder.total_bytes()).map_err(|_| "too large for this machine")?;
     let mut raw = vec![0u8; length];
     decoder.read_image(&mut raw).map_err(|e| e.to_string())?;
     let data = to_rgb(&kind, raw)?;
-    Ok(orient(Rgb8 { width: width as usize, height: height as usize, data }, orientation))
+    let mut picture = Rgb8 { width: width as usize, height: height as usize, data };
+    if format == ImageFormat::Gif {
+        gif_frame::fill_around(&mut picture, bytes);
+    }
+    Ok(orient(picture, orientation))
 }
 
 /// Where a PNG file says its colour type: after the signature, the chunk's head, two sides and the bit depth.

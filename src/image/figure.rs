@@ -77,7 +77,7 @@ pub fn side_by_side(
 pub fn encode_png(picture: &Rgb8) -> Result<Vec<u8>> {
     let side = |n: usize| u32::try_from(n).map_err(|_| Error::usage("a PNG side has at most 32 bits"));
     let mut out = Cursor::new(Vec::new());
-    PngEncoder::new_with_quality(&mut out, CompressionType::Default, FilterType::Adaptive)
+    PngEncoder::new_with_quality(&mut out, CompressionType::Fast, FilterType::Adaptive)
         .write_image(&picture.data, side(picture.width)?, side(picture.height)?, ExtendedColorType::Rgb8)
         .map_err(|e| Error::usage(format!("a {} x {} picture cannot be a PNG: {e}", picture.width, picture.height)))?;
     Ok(out.into_inner())
@@ -139,10 +139,9 @@ fn figure(panels: &[Panel], caption: Option<&str>) -> Result<Rgb8> {
     let title_height = if panels.iter().any(|p| p.title.is_some()) { line + gap / 2 } else { 0 };
     let lines = caption.map_or_else(Vec::new, |text| pen.wrap(text, inner, 2));
     let caption_height = if lines.is_empty() { 0 } else { gap / 2 + lines.len() * line };
-    // Half a line of numbers sticks out above and below a bar.
     let top = margin + title_height;
-    let mut page =
-        Rgb8::filled(inner + 2 * margin, top + height + caption_height + margin.max(line / 2 + 1), PAPER);
+    // Half a line of numbers sticks out above and below a bar: the margins hold it.
+    let mut page = Rgb8::filled(inner + 2 * margin, top + height + caption_height + margin + 1, PAPER);
 
     let mut left = margin;
     for (panel, bar) in panels.iter().zip(&bars) {
@@ -221,7 +220,7 @@ fn labels(scale: Scale, colormap: Colormap, count: usize) -> Vec<String> {
     let step = (max - min) / (count - 1) as f64;
     let largest = max.abs().max(min.abs());
     let plain = (1e-3..1e5).contains(&largest) && step > largest * 1e-5;
-    let decimals = plain.then(|| (1.0 - step.log10() - 1e-9).ceil().clamp(0.0, 8.0) as usize);
+    let decimals = plain.then(|| (1.0 - step.log10() - 1e-6).ceil().clamp(0.0, 8.0) as usize);
     let value = |i: usize| if i + 1 == count { max } else { min + step * i as f64 };
     let signed = |v: f64| {
         // What is zero but for rounding is zero.
@@ -237,7 +236,9 @@ fn number(v: f64, decimals: Option<usize>) -> String {
     let text = match decimals {
         _ if v == 0.0 => "0".into(),
         Some(n) => format!("{v:.n$}"),
-        None if (1e-3..1e5).contains(&v.abs()) => format!("{:.4}", v).trim_end_matches('0').trim_end_matches('.').into(),
+        None if (1e-3..1e5).contains(&v.abs()) => {
+            format!("{:.4}", v).trim_end_matches('0').trim_end_matches('.').into()
+        }
         None => format!("{v:.2e}"),
     };
     text.replace('-', "−")

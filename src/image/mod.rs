@@ -6,6 +6,7 @@
 mod colormap;
 mod decode;
 mod figure;
+mod gif_frame;
 mod overlay;
 mod preprocess;
 mod preprocess_json;

@@ -1,5 +1,7 @@
 //! Heatmaps over pictures: the blend itself. Bars, captions and panels around it are in `figure`.
 
+use rayon::prelude::*;
+
 use super::colormap::Colormap;
 use super::decode::Rgb8;
 use super::preprocess::Rect;
@@ -23,7 +25,8 @@ impl Scale {
     pub fn of(maps: &[&[f32]]) -> Result<Self> {
         maps.iter().try_for_each(|map| check(map, 1, map.len()))?;
         let values = || maps.iter().flat_map(|m| m.iter().copied());
-        let scale = Scale { min: values().fold(f32::INFINITY, f32::min), max: values().fold(f32::NEG_INFINITY, f32::max) };
+        let scale =
+            Scale { min: values().fold(f32::INFINITY, f32::min), max: values().fold(f32::NEG_INFINITY, f32::max) };
         if scale.min > scale.max {
             return Err(Error::usage("a scale needs at least one map"));
         }
@@ -122,7 +125,7 @@ pub fn blend(picture: &Rgb8, map: &[f32], rows: usize, cols: usize, options: &Ov
     let diverging = options.colormap.is_diverging();
     let table = options.colormap.table();
     let mut out = picture.clone();
-    for (y, row) in out.data.chunks_exact_mut(size.0 * 3).enumerate() {
+    out.data.par_chunks_exact_mut(size.0 * 3).enumerate().for_each(|(y, row)| {
         for (x, pixel) in row.chunks_exact_mut(3).enumerate() {
             let base = if diverging { pale_grey(pixel) } else { [pixel[0], pixel[1], pixel[2]].map(f32::from) };
             let drawn = if placed.x.contains(&x) && placed.y.contains(&y) {
@@ -136,7 +139,7 @@ pub fn blend(picture: &Rgb8, map: &[f32], rows: usize, cols: usize, options: &Ov
             };
             pixel.copy_from_slice(&drawn.map(|v| v.round() as u8));
         }
-    }
+    });
     Ok(out)
 }
 
@@ -186,7 +189,8 @@ mod tests {
     #[test]
     fn a_constant_map_has_no_heat() {
         for value in [0.0, -3.5, f32::MIN_POSITIVE / 8.0] {
-            let out = blend(&grey(3, 3), &[value; 4], 2, 2, &OverlayOptions { alpha: 1.0, ..Default::default() }).unwrap();
+            let out =
+                blend(&grey(3, 3), &[value; 4], 2, 2, &OverlayOptions { alpha: 1.0, ..Default::default() }).unwrap();
             assert_eq!(out.get(1, 1), Some(Colormap::Turbo.table()[0]));
         }
         let signed = OverlayOptions { colormap: Colormap::RdBu, alpha: 1.0, ..Default::default() };

@@ -12,6 +12,9 @@ pub const CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
 /// OpenAI CLIP's channel standard deviations.
 pub const CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
 
+/// A model's input of more pixels is refused before it is allocated.
+const MAX_PIXELS: usize = 1 << 28;
+
 /// To which size a picture is brought before the crop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -138,7 +141,7 @@ impl Preprocess {
         let resized = self.resized(width, height);
         let (crop_height, crop_width) = self.crop_size.unwrap_or((resized.1, resized.0));
         let sides = [width, height, resized.0, resized.1, crop_width, crop_height];
-        if sides.iter().any(|&n| n == 0 || n > MAX_SIDE) {
+        if sides.iter().any(|&n| n == 0 || n > MAX_SIDE) || crop_width * crop_height > MAX_PIXELS {
             let rule = self.resize;
             return Err(Error::usage(format!("a {width} x {height} picture cannot be resized by the rule {rule:?}")));
         }

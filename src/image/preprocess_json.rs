@@ -89,7 +89,12 @@ fn parse_hf(json: &Value) -> Result<Preprocess, String> {
             match (set("shortest_edge")?, set("height")?, set("width")?, set("longest_edge")?) {
                 (Some(n), None, None, None) => ResizeRule::ShortestEdge(n),
                 (None, Some(h), Some(w), None) => ResizeRule::Squash(h, w),
-                _ => return Err(format!("`size` is {}: expected shortest_edge, or height and width", Value::from(size.clone()))),
+                _ => {
+                    return Err(format!(
+                        "`size` is {}: expected shortest_edge, or height and width",
+                        Value::from(size.clone())
+                    ));
+                }
             }
         }
         (true, Some(Value::Array(pair))) => pair_of_sides("size", pair).map(|(h, w)| ResizeRule::Squash(h, w))?,
@@ -149,7 +154,9 @@ fn parse_open_clip(json: &Value) -> Result<Preprocess, String> {
     let text = |key: &str, default| get(settings, key).map_or(Some(default), Value::as_str);
     (it.resize, it.crop_size) = match text("resize_mode", "shortest") {
         Some("shortest") if height == width => (ResizeRule::ShortestEdge(height), it.crop_size),
-        Some("shortest") => return Err("`resize_mode` shortest with inputs that are not square is not supported".into()),
+        Some("shortest") => {
+            return Err("`resize_mode` shortest with inputs that are not square is not supported".into());
+        }
         Some("longest") => (ResizeRule::LongestEdge(height, width), it.crop_size),
         Some("squash") => (ResizeRule::Squash(height, width), None),
         _ => return Err("`preprocess_cfg.resize_mode` must be shortest, longest or squash".into()),
@@ -271,7 +278,8 @@ mod tests {
 
     #[test]
     fn open_clip_modes() {
-        let parse = |p: Value| parse_open_clip(&json!({"preprocess_cfg": p, "model_cfg": {"vision_cfg": {"image_size": 256}}}));
+        let parse =
+            |p: Value| parse_open_clip(&json!({"preprocess_cfg": p, "model_cfg": {"vision_cfg": {"image_size": 256}}}));
         let it = parse(json!({"mean": [0.5, 0.5, 0.5], "interpolation": "bilinear", "resize_mode": "squash"})).unwrap();
         assert_eq!((it.mean, it.filter, it.crop), ([0.5; 3], Filter::Bilinear, CropRule::TorchvisionRound));
         assert_eq!((it.resize, it.crop_size), (ResizeRule::Squash(256, 256), None));

@@ -34,7 +34,9 @@ pub(super) fn relabel(bytes: &[u8]) -> Option<(Vec<u8>, TiffColour)> {
     let directory = u32_at(4)?;
     let entries = usize::from(u16_at(directory)?);
     let entry_of = |tag: u16| {
-        (0..entries).map(|i| directory + 2 + 12 * i).find(|&at| u16_at(at) == Some(tag) && u16_at(at + 2) == Some(SHORT))
+        (0..entries)
+            .map(|i| directory + 2 + 12 * i)
+            .find(|&at| u16_at(at) == Some(tag) && u16_at(at + 2) == Some(SHORT))
     };
     let photometric = entry_of(PHOTOMETRIC)? + 8;
     let (name, colour): (u16, _) = match u16_at(photometric)? {

@@ -134,7 +134,10 @@ mod tests {
     fn agrees_with_torch_interpolate() {
         // torch.nn.functional.interpolate(map, size=(3, 5), mode=...): bilinear, bicubic, nearest-exact
         let bilinear = [-1.5, -1.1, -0.5, 1.3, 2.5, -0.5, -0.3, -0.0, 1.5, 2.5, 0.5, 0.5, 0.5, 1.7, 2.5];
-        let bicubic = [-1.7779444, -1.4741806, -0.5868056, 1.3805694, 2.7963333, -0.548, -0.486, -0.0, 1.566, 2.74, 0.6819444, 0.5021806, 0.5868056, 1.7514306, 2.6836667];
+        let bicubic = [
+            -1.7779444, -1.4741806, -0.5868056, 1.3805694, 2.7963333, -0.548, -0.486, -0.0, 1.566, 2.74, 0.6819444,
+            0.5021806, 0.5868056, 1.7514306, 2.6836667,
+        ];
         let nearest = [-1.5, -1.5, -0.5, 2.5, 2.5, 0.5, 0.5, 0.5, 2.5, 2.5, 0.5, 0.5, 0.5, 2.5, 2.5];
         for (kernel, expected) in
             [(Upsample::Bilinear, bilinear), (Upsample::Bicubic, bicubic), (Upsample::Nearest, nearest)]
