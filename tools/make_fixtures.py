@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
 """Makes the files that `vitscope verify` checks the engine against, from transformers' CLIPModel in float64.
 
-    python tools/make_fixtures.py --out tests/fixtures            the committed ones, all of them
-    python tools/make_fixtures.py --model DIR --image a.png --text "a cat" --out mine.safetensors
-    python tools/make_fixtures.py --self-test                     finite differences and identities of the oracle itself
+python tools/make_fixtures.py --out tests/fixtures            the committed ones, all of them
+python tools/make_fixtures.py --model DIR --image a.png --text "a cat" --out mine.safetensors
+python tools/make_fixtures.py --self-test                     finite differences and identities of the oracle itself
 """
 
 import argparse
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -27,9 +26,6 @@ def main():
     user.add_arguments(parser)
     args = parser.parse_args()
 
-    # One thread: the order of additions, and so the last bits, must not depend on the machine's load.
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
     if args.self_test:
         from oracle import self_test
 
@@ -37,10 +33,16 @@ def main():
     if not args.out:
         parser.error("--out is missing")
     if args.model:
-        return user.make_one(args, "python " + shlex.join(sys.argv))
+        try:
+            return user.make_one(args, "python " + shlex.join(sys.argv))
+        except (ValueError, OSError) as error:
+            print(f"{parser.prog}: {error}", file=sys.stderr)
+            return 2
+    # One thread: the order of additions, and so the last bits, must not depend on the machine's load.
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
     return committed.make_all(args.out, args.update)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     sys.exit(main())

@@ -101,7 +101,9 @@ class Clip:
                 attn.register_forward_hook(_keep_attention(block)),
                 layer.layer_norm2.register_forward_pre_hook(_keep_input(block, "x_mid")),
                 layer.mlp.fc1.register_forward_hook(_keep(block, "u")),
-                layer.register_forward_hook(_block_end(trace, block, splice[1] if splice and splice[0] == index else None)),
+                layer.register_forward_hook(
+                    _block_end(trace, block, splice[1] if splice and splice[0] == index else None)
+                ),
             ]
         heads = None
         if single_head is not None:

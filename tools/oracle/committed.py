@@ -39,8 +39,8 @@ SAES = {
 
 @dataclass
 class Case:
-    """One fixture. In `edits` and `score`, {p0} {p1} .. are the latents that fire most, {s0} {s1} .. ones that fire on few
-    of the tokens in scope, {n0} {n1} .. ones that never fire."""
+    """One fixture. In `edits` and `score`, {p0} {p1} .. are the latents that fire most, {s0} {s1} .. ones that fire on
+    few of the tokens in scope, {n0} {n1} .. ones that never fire."""
 
     name: str
     model: str = "tiny_a"
@@ -71,8 +71,8 @@ def cases():
     yield Case("a_full", deep=True, sae="sae_a1_sparsify", layer=1, request=dict(methods=_TOKEN_METHODS, edits=_MIXED))
     yield Case(
         "b_full", model="tiny_b", deep=True, texts=3, sae="sae_b2_topk", layer=2,
-        keep=("x0", "block.[23].x", "block.3.[qlau]*", "sae.z", "sae.x", "cls", "*embed", "cos", "score", "d.sae.*", "d.block.[23].x",
-              "d.block.3.[qau]*", "d.x0", "d.pixels", "map.*"),
+        keep=("x0", "block.[23].x", "block.3.[qlau]*", "sae.z", "sae.x", "cls", "*embed", "cos", "score",
+              "d.sae.*", "d.block.[23].x", "d.block.3.[qau]*", "d.x0", "d.pixels", "map.*"),
         request=dict(methods=_TOKEN_METHODS, score="softmax", edits=_MIXED, splice="keep-error"),
     )  # fmt: skip
     yield Case(
@@ -83,7 +83,16 @@ def cases():
     yield Case("a_plain", texts=4, keep=plain, request=dict(methods=_TOKEN_METHODS, score="logit"))
     yield Case("b_plain", model="tiny_b", texts=1, keep=plain, request=dict(methods=_TOKEN_METHODS))
     yield Case("a_pixels", texts=1, keep=("score", "d.pixels", "map.*"), request=dict(methods=_PIXEL_METHODS))
-    for kind in ("relu", "relu_old", "relu_constant_norm", "topk_rescale", "topk_layer_norm", "jumprelu", "batchtopk", "gated"):
+    for kind in (
+        "relu",
+        "relu_old",
+        "relu_constant_norm",
+        "topk_rescale",
+        "topk_layer_norm",
+        "jumprelu",
+        "batchtopk",
+        "gated",
+    ):
         request = dict(methods=_SHORT, edits=["scale:{p0}=-1.5", "add:{n0}=1.5"])
         yield Case(f"a_kind_{kind}", sae=f"sae_a1_{kind}", layer=1, keep=_KIND, request=request)
     for splice in ("replace", "keep-error"):
@@ -94,8 +103,12 @@ def cases():
             yield Case(f"a_{name}", sae="sae_a1_sparsify", layer=1, keep=keep, request=request)
             # The input norm matters where the gradient goes through the encoder.
             if name in ("replace_exact", "keep_error_exact", "keep_error_detached"):
-                yield Case(f"a_{name}_layer_norm", sae="sae_a1_topk_layer_norm", layer=-2, keep=_SPLICE, request=request)
-                yield Case(f"a_{name}_constant_norm", sae="sae_a1_relu_constant_norm", layer=1, keep=_SPLICE, request=request)
+                yield Case(
+                    f"a_{name}_layer_norm", sae="sae_a1_topk_layer_norm", layer=-2, keep=_SPLICE, request=request
+                )
+                yield Case(
+                    f"a_{name}_constant_norm", sae="sae_a1_relu_constant_norm", layer=1, keep=_SPLICE, request=request
+                )
     for tokens in ("cls", "patches", "patches:0,3,7"):
         name = "list" if ":" in tokens else tokens
         request = dict(methods=_SHORT, edits=["scale:{p0}=3.0", "set:{n0}=2.0"], tokens=tokens)
@@ -105,16 +118,32 @@ def cases():
         "order": ["set:{s0},{n0}=4.0", "add:{p0},{n1}=1.5", "scale:{n1},{n0}=-2.0", "zero:{s0}", "add:{s0}=0.5"],
         "keep": ["set:{n0}=3.0", "keep:{p0},{n0},{s0}"],
     }.items():
-        yield Case(f"a_edit_{name}", sae="sae_a1_sparsify", layer=1, keep=_SPLICE, request=dict(methods=_SHORT, edits=edits))
+        yield Case(
+            f"a_edit_{name}", sae="sae_a1_sparsify", layer=1, keep=_SPLICE, request=dict(methods=_SHORT, edits=edits)
+        )
     request = dict(methods=_TOKEN_METHODS, edits=_MIXED)
     yield Case("a_hook_first", sae="sae_a0_sparsify", layer=0, keep=_SPLICE, request=request)
     yield Case("a_hook_last", sae="sae_a2_sparsify", layer=-1, keep=_SPLICE, request=request)
     request = dict(methods=["gradient", "integrated-gradients:steps=8"], edits=["scale:{p0}=2.0"], splice="keep-error")
     yield Case("a_hook_pixels", texts=1, sae="sae_a1_relu", layer=1, keep=("score", "map.*"), request=request)
     request = dict(methods=_SHORT + ["grad-eclip:heads=single", "gradient"], score="latent:{p0}")
-    yield Case("a_latent_middle", texts=0, sae="sae_a1_sparsify", layer=1, keep=("score", "d.sae.x_in", "map.*"), request=request)
+    yield Case(
+        "a_latent_middle",
+        texts=0,
+        sae="sae_a1_sparsify",
+        layer=1,
+        keep=("score", "d.sae.x_in", "map.*"),
+        request=request,
+    )
     request = dict(request, tokens="cls", edits=["zero:{p0}"])
-    yield Case("a_latent_last_cls", texts=0, sae="sae_a2_sparsify", layer=2, keep=("score", "d.sae.x_in", "map.*"), request=request)
+    yield Case(
+        "a_latent_last_cls",
+        texts=0,
+        sae="sae_a2_sparsify",
+        layer=2,
+        keep=("score", "d.sae.x_in", "map.*"),
+        request=request,
+    )
 
 
 def make_all(out, update):
@@ -161,15 +190,24 @@ def _generate(out):
         tensors, errors, margin = build(request, pixels, ids, out / case.model, sae, case.deep, case.keep)
         if margin <= MARGIN:
             raise RuntimeError(f"{case.name}: margin {margin:.1e}")
-        write_safetensors(out / f"{case.name}.safetensors", tensors, metadata(request, case.model, errors, COMMAND, case.seed))
+        write_safetensors(
+            out / f"{case.name}.safetensors", tensors, metadata(request, case.model, errors, COMMAND, case.seed)
+        )
         size = (out / f"{case.name}.safetensors").stat().st_size
         worst = max(e["f32"]["rms"] / e["rms"] for e in errors.values() if e["rms"] > 0)
-        print(f"{case.name}: {len(tensors)} tensors, {size / 1000:.0f} kB, f32 relative error up to {worst:.1e}", flush=True)
+        print(
+            f"{case.name}: {len(tensors)} tensors, {size / 1000:.0f} kB, f32 relative error up to {worst:.1e}",
+            flush=True,
+        )
     files = sorted(f for f in out.rglob("*") if f.is_file())
     manifest = {
         "command": COMMAND,
         "torch": torch.__version__.split("+")[0],
-        "seeds": {"models": {m.name: m.seed for m in tiny.MODELS.values()}, "saes": seeds, "fixtures": {c.name: c.seed for c in all_cases}},
+        "seeds": {
+            "models": {m.name: m.seed for m in tiny.MODELS.values()},
+            "saes": seeds,
+            "fixtures": {c.name: c.seed for c in all_cases},
+        },
         "margins": {name: float(f"{m:.2g}") for name, m in margins.items()},
         "sha256": {str(f.relative_to(out)): _sha256(f) for f in files},
     }
@@ -227,7 +265,9 @@ def _sha256(file):
 
 def _compare(old, new):
     """One line for each file that is new, gone or has other bytes."""
-    names = sorted({str(f.relative_to(root)) for root in (old, new) if root.exists() for f in root.rglob("*") if f.is_file()})
+    names = sorted(
+        {str(f.relative_to(root)) for root in (old, new) if root.exists() for f in root.rglob("*") if f.is_file()}
+    )
     lines = []
     for name in names:
         a, b = old / name, new / name

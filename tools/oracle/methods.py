@@ -77,7 +77,7 @@ def _attention(job, trace, layer):
 
 def _rollout(job, trace, start):
     relevance = None
-    for block in trace.blocks[_layer(trace, start):]:
+    for block in trace.blocks[_layer(trace, start) :]:
         a = block.probs.mean(1)
         a = a + torch.eye(a.shape[-1], dtype=a.dtype)
         a = a / a.sum(-1, keepdim=True)
@@ -86,7 +86,7 @@ def _rollout(job, trace, start):
 
 
 def _chefer(job, trace, start):
-    probs = [block.probs for block in trace.blocks[_layer(trace, start):]]
+    probs = [block.probs for block in trace.blocks[_layer(trace, start) :]]
     maps = []
     for grads in _per_text(job, trace, probs):
         size = probs[0].shape[-1]
@@ -102,7 +102,7 @@ def _legrad(job, trace, start):
         raise ValueError("legrad has a score of its own at every layer and cannot explain a latent")
     text = torch.nn.functional.normalize(job.text_embed, dim=-1)  # (Q,E)
     maps = 0
-    for block in trace.blocks[_layer(trace, start):]:
+    for block in trace.blocks[_layer(trace, start) :]:
         embed = job.clip.embed_tokens(block.x_out.mean(1))  # (B,E)
         score = torch.nn.functional.normalize(embed, dim=-1) @ text.T  # (B,Q)
         layer = [gradients(score[:, q].sum(), [block.probs])[0].relu().mean((1, 2)) for q in range(len(text))]

@@ -85,7 +85,14 @@ class Job:
         out = {"x0": trace.x0}
         for index, b in enumerate(trace.blocks):
             if deep:
-                inner = {"h": b.h, "qkv": torch.cat([b.q, b.k, b.v], -1), "lse": b.lse, "attn": b.attn, "x_mid": b.x_mid, "u": b.u}
+                inner = {
+                    "h": b.h,
+                    "qkv": torch.cat([b.q, b.k, b.v], -1),
+                    "lse": b.lse,
+                    "attn": b.attn,
+                    "x_mid": b.x_mid,
+                    "u": b.u,
+                }
                 out |= {f"block.{index}.{name}": t for name, t in inner.items()}
             out[f"block.{index}.x"] = b.x
         if self.sae:
@@ -105,7 +112,9 @@ class Job:
         for index, b in enumerate(trace.blocks):
             wanted[f"d.block.{index}.x"] = b.x_out
             if deep:
-                wanted |= {f"d.block.{index}.{name}": getattr(b, name) for name in ("u", "x_mid", "attn", "q", "k", "v")}
+                wanted |= {
+                    f"d.block.{index}.{name}": getattr(b, name) for name in ("u", "x_mid", "attn", "q", "k", "v")
+                }
         wanted |= {"d.x0": trace.x0, "d.pixels": trace.pixels}
         if self.sae:
             wanted["d.sae.x_in"] = trace.blocks[self.layer].x

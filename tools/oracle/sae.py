@@ -155,7 +155,7 @@ def parse_edit(text, latents):
 
 
 def apply_edits(z, edits, scope):
-    """Edits in the order given, on the tokens of `scope` (T,). Returns z' and the latents that set or add touched (S,)."""
+    """Edits in the order given, on the tokens of `scope` (T,). Returns z' and which latents set or add touched (S,)."""
     touched = torch.zeros(z.shape[-1], dtype=torch.bool)
     scope = scope[:, None]  # (T,1)
     for name, ids, value in edits:

@@ -26,7 +26,13 @@ def run():
 
     for splice in ("replace", "keep-error"):
         for through in ("exact", "detached", "straight"):
-            for sae in ("sae_a1_relu", "sae_a1_topk_rescale", "sae_a1_topk_layer_norm", "sae_a1_relu_constant_norm", "sae_a1_gated"):
+            for sae in (
+                "sae_a1_relu",
+                "sae_a1_topk_rescale",
+                "sae_a1_topk_layer_norm",
+                "sae_a1_relu_constant_norm",
+                "sae_a1_gated",
+            ):
                 _splice_gradients(check, sae, splice, through)
     for score in ("cosine", "logit", "softmax", "latent:3"):
         _pixel_gradient(check, score)
@@ -39,7 +45,9 @@ def run():
 def _job(model="tiny_a", sae=None, layer=1, **request):
     texts = tiny.TEXTS[:2]
     request = Request(texts=texts, sae=sae, layer=layer if sae else None, **request)
-    return Job(request, FIXTURES / model, FIXTURES / sae if sae else None, tokenize(FIXTURES / model, texts), torch.float64)
+    return Job(
+        request, FIXTURES / model, FIXTURES / sae if sae else None, tokenize(FIXTURES / model, texts), torch.float64
+    )
 
 
 def _pixels(model="tiny_a"):
@@ -54,7 +62,7 @@ def _compare(check, name, gradient, direction, along):
     """`along(t)` is the score after a step t in `direction`."""
     with torch.no_grad():
         difference = (along(STEP) - along(-STEP)) / (2 * STEP)
-    expected = ((gradient * direction).sum())
+    expected = (gradient * direction).sum()
     check(name, abs(float(difference) - expected) / max(abs(expected), 1e-6))
 
 
@@ -86,14 +94,26 @@ def _splice_gradients(check, sae, splice, through):
         return job.sae.decode(z, x0) if splice == "replace" else x0 + job.sae.directions(z - kept["z"].detach(), x0)
 
     dx = _direction(x0)
-    _compare(check, f"hook activation, {sae}, {splice}, {through}", values["d.sae.x_in"], dx, lambda t: tail(lambda _: moved_input(t)))
+    _compare(
+        check,
+        f"hook activation, {sae}, {splice}, {through}",
+        values["d.sae.x_in"],
+        dx,
+        lambda t: tail(lambda _: moved_input(t)),
+    )
     dz = _direction(kept["z"]) * kept["entries"]
-    _compare(check, f"latents, {sae}, {splice}, {through}", values["d.sae.z"], dz, lambda t: tail(lambda _: moved_latents(t)))
+    _compare(
+        check, f"latents, {sae}, {splice}, {through}", values["d.sae.z"], dz, lambda t: tail(lambda _: moved_latents(t))
+    )
     if through == "exact":
         score = job.score(base)[0, 0]
         (direct,) = torch.autograd.grad(score, base.sae["z_edit"])
         other = latent_gradient(job.sae, base.sae, values["d.block.1.x"])
-        check(f"latent gradient two ways, {sae}, {splice}", ((direct * base.sae["entries"] - other).abs().max()).item(), 1e-12)
+        check(
+            f"latent gradient two ways, {sae}, {splice}",
+            ((direct * base.sae["entries"] - other).abs().max()).item(),
+            1e-12,
+        )
 
 
 def _pixel_gradient(check, score):
@@ -101,7 +121,9 @@ def _pixel_gradient(check, score):
     pixels = _pixels().double()
     gradient = job.tensors(pixels, deep=False)["d.pixels"]
     direction = _direction(pixels)
-    _compare(check, f"pixels, {score}", gradient, direction, lambda t: job.score(job.forward(pixels + t * direction))[0, 0])
+    _compare(
+        check, f"pixels, {score}", gradient, direction, lambda t: job.score(job.forward(pixels + t * direction))[0, 0]
+    )
 
 
 def _identities(check):
@@ -111,7 +133,11 @@ def _identities(check):
     score = job.score(trace)[0, 0]
     (dp, g) = torch.autograd.grad(score, [last.probs, last.attn], retain_graph=True)
     chefer = heatmap("chefer:from=-1", job, trace)[0, 0].detach()
-    check("chefer of the last block is mean relu(P dP)", ((chefer - (last.probs * dp).relu().mean(1)[0, 0, 1:]).abs().max()).item(), 1e-15)
+    check(
+        "chefer of the last block is mean relu(P dP)",
+        ((chefer - (last.probs * dp).relu().mean(1)[0, 0, 1:]).abs().max()).item(),
+        1e-15,
+    )
     check("CLS row of dP, two ways", ((dp[0, :, 0, 1:].sum(0) - last.v[0, 1:] @ g[0, 0]).abs().max()).item(), 1e-12)
     for index, block in enumerate(trace.blocks):
         check(f"rows of P sum to 1, block {index}", ((block.probs.sum(-1) - 1).abs().max()).item(), 1e-14)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from .clip import Clip
@@ -25,7 +25,8 @@ _CORPUS = TEXTS + [
     "a close up photo of a flower", "a bad photo of the street", "a bright photo of the city", "an orange and a lemon",
     "green trees along the river", "a ship on the open sea", "snow on the mountain", "a glass of water on the table",
     "people walking in the street", "a photo of the moon at night", "a sketch of a lion", "an elephant and its child",
-    "a boat, a bridge and a tower", "it's the best day of the year!", "they're cooking dinner", "what does a model see?",
+    "a boat, a bridge and a tower", "it's the best day of the year!", "they're cooking dinner",
+    "what does a model see?",
     "a painting of a king and a queen", "a stone wall; an iron gate", "seven clocks, eight bells, 1234567890",
 ]  # fmt: skip
 
@@ -40,25 +41,43 @@ class Model:
     text: dict
     embed: int
     dtype: torch.dtype
-    outliers: tuple  # residual channels about fifty times larger than the others
+    outliers: tuple = ()  # residual channels about fifty times larger than the others
+    terse: bool = False  # config.json without the keys that equal the class's default
 
 
 MODELS = {
-    # The old EOS rule (eos_token_id 2: the largest id wins), head size 16, quick_gelu, outliers as in trained CLIP.
+    # The old EOS rule (eos_token_id 2: the largest id wins), head size 16, quick_gelu, outliers as in trained CLIP; its
+    # config.json leaves out whatever is the class's default, as old ones do.
     "tiny_a": Model(
-        "tiny_a", 11,
-        dict(hidden_size=48, num_attention_heads=3, num_hidden_layers=3, patch_size=8, image_size=32, intermediate_size=192),
-        dict(hidden_size=32, num_attention_heads=2, num_hidden_layers=2, intermediate_size=128, eos_token_id=2, bos_token_id=0, pad_token_id=1),
-        24, torch.float16, (5, 29),
+        "tiny_a",
+        seed=11,
+        vision=dict(
+            hidden_size=48, num_attention_heads=3, num_hidden_layers=3, intermediate_size=192,
+            patch_size=8, image_size=32,
+        ),
+        text=dict(
+            hidden_size=32, num_attention_heads=2, num_hidden_layers=2, intermediate_size=128,
+            eos_token_id=2, bos_token_id=0, pad_token_id=1,
+        ),
+        embed=24,
+        dtype=torch.float16,
+        outliers=(5, 29),
+        terse=True,
     ),
     # The new EOS rule with an id that is not the largest, head size 20, an odd MLP width, erf gelu, another epsilon.
     "tiny_b": Model(
-        "tiny_b", 12,
-        dict(hidden_size=80, num_attention_heads=4, num_hidden_layers=4, patch_size=7, image_size=42, intermediate_size=132,
-             hidden_act="gelu", layer_norm_eps=1e-6),
-        dict(hidden_size=24, num_attention_heads=3, num_hidden_layers=2, intermediate_size=60, eos_token_id=1, bos_token_id=0, pad_token_id=1,
-             hidden_act="gelu", layer_norm_eps=1e-6),
-        20, torch.bfloat16, (),
+        "tiny_b",
+        seed=12,
+        vision=dict(
+            hidden_size=80, num_attention_heads=4, num_hidden_layers=4, intermediate_size=132,
+            patch_size=7, image_size=42, hidden_act="gelu", layer_norm_eps=1e-6,
+        ),
+        text=dict(
+            hidden_size=24, num_attention_heads=3, num_hidden_layers=2, intermediate_size=60,
+            eos_token_id=1, bos_token_id=0, pad_token_id=1, hidden_act="gelu", layer_norm_eps=1e-6,
+        ),
+        embed=20,
+        dtype=torch.bfloat16,
     ),
 }  # fmt: skip
 
@@ -81,9 +100,21 @@ def build_model(spec, folder):
             parameter.copy_(bf16(parameter))
     model.to(spec.dtype).save_pretrained(folder)
     (Path(folder) / "generation_config.json").unlink(missing_ok=True)
+    if spec.terse:
+        _drop_defaults(Path(folder) / "config.json")
     build_tokenizer(spec.text["eos_token_id"] == 2).save_pretrained(folder)
     size = spec.vision["image_size"]
-    CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}).save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}).save_pretrained(
+        folder
+    )
+
+
+def _drop_defaults(path):
+    config = json.loads(path.read_text())
+    for part, default in (("vision_config", CLIPVisionConfig()), ("text_config", CLIPTextConfig())):
+        known = default.to_dict()
+        config[part] = {k: v for k, v in config[part].items() if k == "model_type" or known.get(k) != v}
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _spread(name, parameter):
@@ -110,7 +141,9 @@ def _spread(name, parameter):
 
 def _add_outliers(model, channels):
     vision = model.vision_model
-    norms = [n for layer in vision.encoder.layers for n in (layer.layer_norm1, layer.layer_norm2)] + [vision.post_layernorm]
+    norms = [n for layer in vision.encoder.layers for n in (layer.layer_norm1, layer.layer_norm2)] + [
+        vision.post_layernorm
+    ]
     for number, channel in enumerate(channels):
         vision.pre_layrnorm.weight[channel] = 6.0
         vision.pre_layrnorm.bias[channel] = (55.0, -40.0, 70.0)[number % 3]
@@ -121,7 +154,7 @@ def _add_outliers(model, channels):
 
 
 def build_tokenizer(eos_last):
-    """A CLIP tokenizer of 512 words. `eos_last`: the end token has the largest id, else ids 0 and 1 are start and end."""
+    """A CLIP tokenizer of 512 words. `eos_last`: the end token has the largest id; else 0 is start and 1 is end."""
     start, end = "<|startoftext|>", "<|endoftext|>"
     letters = sorted("abcdefghijklmnopqrstuvwxyz0123456789!\"'(),-.:;?")
     words = letters + [letter + "</w>" for letter in letters]
@@ -192,7 +225,9 @@ def build_sae(spec, model_folder, folder, seed):
 
     model = MODELS[spec.model]
     with torch.no_grad():
-        x = Clip(model_folder, torch.float64).run(make_pixels(model, 4, 999)).blocks[spec.layer].x.flatten(0, 1)  # (N,D)
+        x = (
+            Clip(model_folder, torch.float64).run(make_pixels(model, 4, 999)).blocks[spec.layer].x.flatten(0, 1)
+        )  # (N,D)
     x = x.detach()
     width, count = x.shape[-1], spec.latents
     if spec.norm == "layer_norm":
@@ -221,13 +256,14 @@ def build_sae(spec, model_folder, folder, seed):
     architecture = {"standard-old": "standard", "batchtopk": "jumprelu"}.get(spec.kind, spec.kind)
     hook = f"blocks.{spec.layer}.hook_resid_post"
     if spec.kind == "standard-old":
-        cfg = dict(architecture=architecture, d_in=width, d_sae=count, activation_fn_str="relu", apply_b_dec_to_input=spec.subtract,
-                   finetuning_scaling_factor=False, context_size=50, model_name="clip", hook_name=hook, hook_layer=spec.layer,
-                   hook_head_index=None, prepend_bos=False, dataset_path="none", normalize_activations=spec.norm,
+        cfg = dict(architecture=architecture, d_in=width, d_sae=count, activation_fn_str="relu",
+                   apply_b_dec_to_input=spec.subtract, finetuning_scaling_factor=False, context_size=50,
+                   model_name="clip", hook_name=hook, hook_layer=spec.layer, hook_head_index=None,
+                   prepend_bos=False, dataset_path="none", normalize_activations=spec.norm,
                    dtype=str(spec.dtype), device="cpu", sae_lens_training_version="3.20.0")  # fmt: skip
     else:
-        cfg = dict(d_in=width, d_sae=count, dtype=str(spec.dtype).removeprefix("torch."), device="cpu", apply_b_dec_to_input=spec.subtract,
-                   normalize_activations=spec.norm, reshape_activations="none",
+        cfg = dict(d_in=width, d_sae=count, dtype=str(spec.dtype).removeprefix("torch."), device="cpu",
+                   apply_b_dec_to_input=spec.subtract, normalize_activations=spec.norm, reshape_activations="none",
                    metadata=dict(sae_lens_version="6.54.12", sae_lens_training_version="6.54.12", hook_name=hook),
                    architecture=architecture)  # fmt: skip
     if spec.kind == "gated":
@@ -238,7 +274,10 @@ def build_sae(spec, model_folder, folder, seed):
     elif spec.kind == "jumprelu":
         tensors |= {"b_enc": 0.2 * normal(count) + shift, "threshold": 0.8 + 0.3 * normal(count).abs()}
     elif spec.kind == "batchtopk":
-        tensors |= {"b_enc": 0.2 * normal(count) + shift, "threshold": torch.full((count,), 1.0625, dtype=torch.float64)}
+        tensors |= {
+            "b_enc": 0.2 * normal(count) + shift,
+            "threshold": torch.full((count,), 1.0625, dtype=torch.float64),
+        }
     else:
         tensors["b_enc"] = quiet + shift
     return _write_sae(folder, "sae_weights.safetensors", cfg, tensors, spec.dtype)

@@ -17,7 +17,9 @@ def add_arguments(parser):
     group.add_argument("--model", help="directory or Hugging Face id of a CLIP checkpoint; the weights stay there")
     group.add_argument("--image", action="append", default=[], metavar="FILE")
     group.add_argument("--text", action="append", default=[], metavar="T")
-    group.add_argument("--method", action="append", default=[], metavar="M", help="as for vitscope heatmap; default grad-eclip")
+    group.add_argument(
+        "--method", action="append", default=[], metavar="M", help="as for vitscope heatmap; default grad-eclip"
+    )
     group.add_argument("--score", default="cosine")
     group.add_argument("--sae", help="sparsify or SAELens directory")
     group.add_argument("--layer", type=int, help="block whose output the SAE replaces")
@@ -25,7 +27,9 @@ def add_arguments(parser):
     group.add_argument("--edit", action="append", default=[], metavar="E")
     group.add_argument("--splice", default="replace", choices=["replace", "keep-error"])
     group.add_argument("--through", default="exact", choices=["exact", "detached", "straight"])
-    group.add_argument("--draws", type=int, default=2, help="runs from which torch's own error is taken; more are surer and slower")
+    group.add_argument(
+        "--draws", type=int, default=2, help="runs from which torch's own error is taken; more are surer and slower"
+    )
     group.add_argument("--all-tensors", action="store_true", help="also the insides of every block (large)")
 
 
@@ -34,9 +38,9 @@ def make_one(args, command):
     out = Path(args.out)
     out = out if out.suffix == ".safetensors" else out.with_name(out.name + ".safetensors")
     if not args.image:
-        raise SystemExit("--image is missing")
+        raise ValueError("--image is missing")
     if out.exists() and not args.update:
-        raise SystemExit(f"{out} exists; say --update to replace it")
+        raise ValueError(f"{out} exists; say --update to replace it")
     model = str(Path(args.model).resolve()) if Path(args.model).exists() else args.model
     sae = str(Path(args.sae).resolve()) if args.sae else None
     request = Request(
@@ -46,7 +50,9 @@ def make_one(args, command):
     processor = CLIPImageProcessorPil.from_pretrained(model)
     images = [Image.open(path).convert("RGB") for path in args.image]
     pixels = torch.from_numpy(np.stack(processor(images, return_tensors="np")["pixel_values"])).float()
-    tensors, errors, margin = build(request, pixels, tokenize(model, args.text), model, sae, deep=args.all_tensors, draws=args.draws)
+    tensors, errors, margin = build(
+        request, pixels, tokenize(model, args.text), model, sae, deep=args.all_tensors, draws=args.draws
+    )
     write_safetensors(out, tensors, metadata(request, model, errors, command, 0))
     print(f"{out}: {len(tensors)} tensors, {out.stat().st_size / 1e6:.1f} MB")
     if sae:
