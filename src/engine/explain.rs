@@ -78,14 +78,7 @@ impl Engine {
     pub fn explain(&mut self, images: &[&Prepared], question: &Question) -> Result<Vec<Explanation>> {
         let Some(first) = images.first() else { return Ok(Vec::new()) };
         let grid = self.grid(first.width, first.height)?;
-        let (height, width) = grid.pixels();
-        let mut values = Vec::with_capacity(images.len() * 3 * height * width);
-        for image in images {
-            // Pixels past the last whole patch are not seen by the model.
-            let rows = image.pixels.chunks(image.width).enumerate();
-            let kept = rows.filter(|(row, _)| row % image.height < height);
-            values.extend(kept.flat_map(|(_, row)| row[..width].iter().map(|&v| f64::from(v))));
-        }
+        let values = pixel_values(images, grid);
         self.explain_pixels(&values, images.len(), grid, question)
     }
 
@@ -132,6 +125,19 @@ impl Engine {
         }
         Ok(explanations)
     }
+}
+
+/// Normalised pixels (B,3,R,R) in double precision.
+pub(super) fn pixel_values(images: &[&Prepared], grid: PatchGrid) -> Vec<f64> {
+    let (height, width) = grid.pixels();
+    let mut values = Vec::with_capacity(images.len() * 3 * height * width);
+    for image in images {
+        // Pixels past the last whole patch are not seen by the model.
+        let rows = image.pixels.chunks(image.width).enumerate();
+        let kept = rows.filter(|(row, _)| row % image.height < height);
+        values.extend(kept.flat_map(|(_, row)| row[..width].iter().map(|&v| f64::from(v))));
+    }
+    values
 }
 
 /// The part of image `b` in a variant's output.

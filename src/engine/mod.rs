@@ -2,14 +2,17 @@
 //! an [`Explanation`] is the answer for one image.
 
 mod explain;
+mod hook;
 mod latents;
+mod memory;
 mod pixels;
 mod request;
 pub mod runner;
 mod texts;
 
 pub use explain::{Explanation, MapValues, Pictured};
-pub use latents::{LatentUse, latent_uses};
+pub use hook::HookStreams;
+pub use latents::{ImageLatents, LatentUse, TokenLatent, latent_uses};
 pub use request::{Device, Dtype, Options, Question, Request, SaeRequest, Source};
 
 use crate::{

@@ -8,7 +8,7 @@ use crate::{
     backend::{PatchGrid, ScoreKind},
     model::{Edit, Method, NamedMethod, Score, Splice, Through, Tokens, pass::MapKey, resolve_layer},
     text::Template,
-    weights::{ClipCheckpoint, SaeWeights},
+    weights::{ClipCheckpoint, HubCache, HubId, SaeWeights},
 };
 
 /// Where a model comes from.
@@ -50,7 +50,10 @@ impl Source {
             Source::Demo => ClipCheckpoint::random("tiny", seed),
             Source::Random(name) => ClipCheckpoint::random(name, seed),
             Source::Path(path) => ClipCheckpoint::open(path),
-            Source::Hub(id) => Err(Error::file(id, "not found in the local cache")),
+            Source::Hub(id) => {
+                let id = HubId::parse(id).ok_or_else(|| Error::file(id, "no such file or folder, and no model id"))?;
+                ClipCheckpoint::open(&HubCache::from_env()?.find(&id)?)
+            }
         }
     }
 }
@@ -132,6 +135,16 @@ impl FromStr for Dtype {
             "f64" => Ok(Dtype::F64),
             "bf16" | "f16" => Err(Error::usage(format!("dtype `{s}` needs a GPU; the CPU computes in f32 or f64"))),
             _ => Err(Error::usage(format!("unknown dtype `{s}`: expected auto, f32, f64, bf16 or f16"))),
+        }
+    }
+}
+
+impl Dtype {
+    /// Bytes of one value.
+    pub fn size(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F64 => 8,
         }
     }
 }
