@@ -98,8 +98,9 @@ impl Console {
 /// Columns of plain text, the first to the left, the others to the right, under a line of names.
 pub fn table(names: &[&str], rows: &[Vec<String>]) -> String {
     use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(names.iter().copied());
     table.add_rows(rows);
     for (i, column) in table.column_iter_mut().enumerate() {
