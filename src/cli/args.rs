@@ -165,6 +165,10 @@ pub struct DrawArgs {
     /// own: each map its own colour scale; shared: one for all texts of an image and method
     #[arg(long, value_enum, default_value = "shared")]
     pub scale: ScaleRule,
+    /// Percent of the largest values that may leave the colour scale [default: 1 for maps of pixels, 0 for maps of
+    /// patches]
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub outliers: Option<f64>,
     /// Draw on the original picture, or on the model's crop
     #[arg(long, value_enum, default_value = "original")]
     pub overlay_size: OverlaySize,
@@ -218,6 +222,13 @@ fn share(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(v) if (0.0..=1.0).contains(&v) => Ok(v),
         _ => Err("expected a number from 0 to 1".into()),
+    }
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(v) if (0.0..=50.0).contains(&v) => Ok(v),
+        _ => Err("expected a number from 0 to 50".into()),
     }
 }
 

@@ -46,11 +46,6 @@ impl Console {
         self.bar.finish_and_clear();
     }
 
-    /// Whether `-v` was given.
-    pub fn is_verbose(&self) -> bool {
-        self.verbose
-    }
-
     /// Something that went wrong; always said.
     pub fn error(&self, message: &str) {
         self.bar.suspend(|| eprintln!("error: {message}"));
@@ -79,7 +74,11 @@ impl Console {
     ///
     /// # Errors
     /// That of stdout, a broken pipe among them.
-    pub fn result(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> Vec<serde_json::Value>) -> io::Result<()> {
+    pub fn result(
+        &self,
+        text: impl FnOnce() -> String,
+        json: impl FnOnce() -> Vec<serde_json::Value>,
+    ) -> io::Result<()> {
         let out = if self.json {
             json().iter().map(|line| format!("{line}\n")).collect()
         } else if self.quiet {

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use vitscope::{Error, Result};
 use walkdir::WalkDir;
 
 /// The photograph that ships with the program, and texts that fit it.
@@ -47,6 +48,18 @@ pub fn collect(paths: &[PathBuf], output: Option<&Path>) -> Vec<Input> {
     let mut seen = HashSet::new();
     let inputs = paths.iter().flat_map(|path| named_by(path, output.as_deref()));
     inputs.filter(|input| seen.insert(input.name.clone())).collect()
+}
+
+/// One picture: a file, or the bundled one.
+///
+/// # Errors
+/// [`Error::Usage`] for a folder.
+pub fn one(path: Option<&Path>) -> Result<Input> {
+    match path {
+        None => Ok(Input { name: BUNDLED_NAME.into(), place: Place::Bundled }),
+        Some(path) if path.is_dir() => Err(Error::usage(format!("{}: a folder; give one picture", path.display()))),
+        Some(path) => Ok(file(path.to_path_buf())),
+    }
 }
 
 fn named_by(path: &Path, output: Option<&Path>) -> Vec<Input> {
@@ -119,8 +132,14 @@ mod tests {
             let paths: Vec<PathBuf> = paths.iter().map(|p| at(p)).collect();
             let prefix = root.path().to_string_lossy().into_owned();
             let list = collect(&paths, Some(&at("out"))).into_iter();
-            list.map(|i| format!("{}{}", i.name.replace(&prefix, ""), if matches!(i.place, Place::Missing(_)) { "!" } else { "" }))
-                .collect()
+            list.map(|i| {
+                format!(
+                    "{}{}",
+                    i.name.replace(&prefix, ""),
+                    if matches!(i.place, Place::Missing(_)) { "!" } else { "" }
+                )
+            })
+            .collect()
         };
         assert_eq!(names(&[""]), ["/a/1.jpg", "/a/2.PNG", "/a/deep/3.webp"]);
         assert_eq!(names(&["a/*.jpg", "a/1.jpg", "a/notes.txt"]), ["/a/1.jpg", "/a/notes.txt"]);

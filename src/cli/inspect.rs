@@ -18,7 +18,8 @@ pub struct InspectArgs {
 /// Prints the description.
 pub fn run(args: &InspectArgs, console: &Console) -> anyhow::Result<ExitCode> {
     let rows = inspect(&args.path)?;
-    console.result(|| listing(&rows), || vec![json!({ "path": args.path.display().to_string(), "is": fields(&rows) })])?;
+    console
+        .result(|| listing(&rows), || vec![json!({ "path": args.path.display().to_string(), "is": fields(&rows) })])?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -5,13 +5,18 @@ mod args;
 mod completions;
 mod console;
 mod doctor;
+mod features;
 mod heatmap;
 mod inputs;
 mod inspect;
 mod interrupt;
+mod latents;
+mod map_change;
 mod memory;
 mod pictures;
+mod sae;
 mod setup;
+mod sweep;
 
 use std::process::ExitCode;
 
@@ -39,6 +44,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Heatmap(Box<heatmap::HeatmapArgs>),
+    Features(Box<features::FeaturesArgs>),
+    Sweep(Box<sweep::SweepArgs>),
+    #[command(subcommand)]
+    Sae(sae::SaeCommand),
     Inspect(inspect::InspectArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
@@ -57,6 +66,9 @@ pub fn main() -> ExitCode {
     let console = Console::new(&cli.verbosity);
     let done = match &cli.command {
         Command::Heatmap(args) => heatmap::run(args, &console),
+        Command::Features(args) => features::run(args, &console),
+        Command::Sweep(args) => sweep::run(args, &console),
+        Command::Sae(command) => sae::run(command, &console),
         Command::Inspect(args) => inspect::run(args, &console),
         Command::Doctor(args) => doctor::run(args, &console),
         Command::Completions(args) => completions::run(args),

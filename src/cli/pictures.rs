@@ -10,7 +10,8 @@ use std::{
 
 use vitscope::{
     Error, Result,
-    image::{DecodeOptions, Prepared, Preprocess, Rgb8, decode_bytes},
+    backend::PatchGrid,
+    image::{DecodeOptions, Prepared, Preprocess, Rect, Rgb8, decode_bytes},
     report::short_hash,
 };
 
@@ -46,6 +47,19 @@ pub struct Ready {
     pub original: Rgb8,
     /// The model's input.
     pub prepared: Prepared,
+}
+
+impl Ready {
+    /// The part of the original that whole patches cover: what is left over at the right and below is not seen by the
+    /// model.
+    pub fn seen(&self, grid: PatchGrid) -> Rect {
+        let (region, (height, width)) = (self.prepared.region, grid.pixels());
+        Rect {
+            width: region.width * width as f64 / self.prepared.width as f64,
+            height: region.height * height as f64 / self.prepared.height as f64,
+            ..region
+        }
+    }
 }
 
 /// How inputs become pictures.

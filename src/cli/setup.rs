@@ -6,9 +6,9 @@ use vitscope::{
     Error,
     engine::{Engine, Options, Question, Request, SaeRequest},
     image::{CropRule, DecodeOptions, PassOrder, Preprocess},
-    model::{Edit, NamedMethod, Score},
+    model::{Edit, Score},
     report::short_hash,
-    text::read_texts,
+    text::{Template, read_texts},
     weights::{InputNorm, SaeActivation, SaeWeights},
 };
 
@@ -43,9 +43,10 @@ pub fn open(args: &ModelArgs, console: &Console) -> anyhow::Result<Engine> {
         engine.device,
         why_device(args.device)
     ));
-    engine.checkpoint.notes.iter().for_each(|note| console.warn(&format!("{}: {note}", engine.checkpoint.label)));
     if args.model == "demo" {
         console.say("note: the demo model has random weights as yet: its maps show the program, not the picture");
+    } else {
+        engine.checkpoint.notes.iter().for_each(|note| console.warn(&format!("{}: {note}", engine.checkpoint.label)));
     }
     Ok(engine)
 }
@@ -103,10 +104,9 @@ pub fn needed_sae(args: &SaeArgs, edits: Vec<Edit>, console: &Console) -> anyhow
 }
 
 /// A request for the latents alone. Without texts the score is a latent's, so that the pass ends at the hook.
-pub fn latents_request(sae: SaeRequest, texts: Vec<String>, args: &TextArgs, score: Score) -> Request {
-    let score = if texts.is_empty() { Score::Latent(0) } else { score };
-    let methods: Vec<NamedMethod> = Vec::new();
-    Request { texts, template: args.template.clone(), score, methods, sae: Some(sae), latents: true, seed: 0 }
+pub fn latents_request(sae: SaeRequest, texts: Vec<String>, template: &Template, score: Score, seed: u64) -> Request {
+    let score = if texts.is_empty() && !matches!(score, Score::Latent(_)) { Score::Latent(0) } else { score };
+    Request { texts, template: template.clone(), score, methods: Vec::new(), sae: Some(sae), latents: true, seed }
 }
 
 /// The model's preprocessing with the user's changes.

@@ -75,7 +75,8 @@ mod tests {
         let path = folder.path().join("a.npy");
         write_npy(&path, &[2, 1], &[1.0, -0.5]).unwrap();
         // numpy.save(path, numpy.array([[1], [-0.5]], dtype="<f4")), NumPy 2.
-        let mut expected = b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2, 1), }".to_vec();
+        let mut expected =
+            b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2, 1), }".to_vec();
         expected.resize(127, b' ');
         expected.push(b'\n');
         expected.extend([0, 0, 0x80, 0x3f, 0, 0, 0, 0xbf]);

@@ -11,7 +11,7 @@ use vitscope::{
     Error, Result,
     backend::PatchGrid,
     engine::Explanation,
-    image::{Preprocess, Prepared},
+    image::{Prepared, Preprocess},
     report::{JsonLines, write_run_file},
 };
 
@@ -58,7 +58,12 @@ pub struct End {
 
 impl<'a> Run<'a> {
     /// Checks what can be checked before the first image, and opens the output folder.
-    pub fn start(args: &HeatmapArgs, mut asked: Asked, console: &'a Console, inputs: Vec<Input>) -> anyhow::Result<Self> {
+    pub fn start(
+        args: &HeatmapArgs,
+        mut asked: Asked,
+        console: &'a Console,
+        inputs: Vec<Input>,
+    ) -> anyhow::Result<Self> {
         let preprocess = setup::preprocess(&args.preprocess, &asked.engine);
         check_tokens(&mut asked, &preprocess)?;
         let options = super::options(args, &asked)?;
@@ -114,9 +119,7 @@ impl<'a> Run<'a> {
 
     fn grid(&self, picture: &Picture) -> Result<Option<PatchGrid>> {
         match &picture.state {
-            State::Ready(ready) => {
-                self.asked.engine.grid(ready.prepared.width, ready.prepared.height).map(Some)
-            }
+            State::Ready(ready) => self.asked.engine.grid(ready.prepared.width, ready.prepared.height).map(Some),
             State::Done | State::Failed(_) => Ok(None),
         }
     }
@@ -264,7 +267,8 @@ impl End {
             return Ok(ExitCode::from(Error::Interrupted.exit_code()));
         }
         if self.failed > 0 {
-            console.error(&format!("{} of {} images failed; {folder}/results.jsonl names them", self.failed, self.inputs));
+            console
+                .error(&format!("{} of {} images failed; {folder}/results.jsonl names them", self.failed, self.inputs));
             return Ok(ExitCode::from(1));
         }
         Ok(ExitCode::SUCCESS)

@@ -40,7 +40,11 @@ pub struct Record {
 impl Record {
     /// For the results of `asked`.
     pub fn new(args: &HeatmapArgs, asked: &Asked, options: Value) -> Self {
-        let Question { texts, score, methods, .. } = &asked.question;
+        let Question { texts, score, methods, splice, .. } = &asked.question;
+        let edits = splice.as_ref().filter(|s| !s.edits.is_empty()).map(|s| {
+            let list: Vec<String> = s.edits.iter().map(ToString::to_string).collect();
+            format!("{} at block {}", list.join(" "), s.layer)
+        });
         Record {
             folder: args.output.clone(),
             options,
@@ -48,7 +52,7 @@ impl Record {
             texts: texts.clone(),
             latent: if let Score::Latent(id) = score { Some(*id) } else { None },
             patch: asked.engine.checkpoint.config.vision.patch,
-            drawing: args.format.contains(&Format::Png).then(|| Drawing::new(&args.draw)),
+            drawing: args.format.contains(&Format::Png).then(|| Drawing::new(&args.draw, edits)),
         }
     }
 
@@ -223,6 +227,7 @@ pub fn human(name: &str, lines: &[Value]) -> String {
         }
         rows.push(row);
     }
-    let names: &[&str] = if rows.iter().any(|row| row.len() > 2) { &[name, "before", "after", "change"] } else { &[name, ""] };
+    let names: &[&str] =
+        if rows.iter().any(|row| row.len() > 2) { &[name, "before", "after", "change"] } else { &[name, ""] };
     table(names, &rows)
 }
