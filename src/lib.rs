@@ -5,6 +5,7 @@ pub mod engine;
 pub mod error;
 pub mod image;
 pub mod model;
+pub mod numerics;
 pub mod report;
 pub mod text;
 pub mod weights;

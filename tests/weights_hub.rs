@@ -1,5 +1,6 @@
 //! Downloads, against a small server on loopback: broken connections, wrong checksums, shards, refusals.
 #![cfg(feature = "hub")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod weights_support;
 
@@ -24,6 +25,8 @@ struct State {
     breaks: HashMap<String, (usize, usize)>,
     /// Answers every GET of a file with all of it.
     no_ranges: bool,
+    /// Files that the hub serves under another path of its own.
+    moved: bool,
     log: Vec<String>,
 }
 
@@ -81,7 +84,11 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
         let body = json!({"sha": COMMIT, "siblings": siblings}).to_string();
         return reply("200 OK", "", body.as_bytes(), usize::MAX);
     }
-    if let Some(name) = path.strip_prefix(&format!("/org/clip/resolve/{COMMIT}/"))
+    let resolved = path.strip_prefix(&format!("/org/clip/resolve/{COMMIT}/"));
+    if let Some(name) = resolved.filter(|name| state.moved && !state.checksums.contains_key(*name)) {
+        return reply("307 Temporary Redirect", &format!("location: /moved/{name}\r\n"), b"", 0);
+    }
+    if let Some(name) = resolved.or(path.strip_prefix("/moved/"))
         && let Some(file) = state.files.get(name).cloned()
     {
         if method == "HEAD" {
@@ -176,7 +183,7 @@ fn what_came_is_kept_for_the_next_run() {
     let (server, cache) = (Server::start(state), tempfile::tempdir().unwrap());
     let hub = server.hub(cache.path());
     let message = hub.download(&id(), &mut |_| {}).unwrap_err().to_string();
-    assert!(message.contains("of"), "{message}");
+    assert!(message.contains("5000 of"), "{message}");
     assert!(HubCache::at(cache.path()).snapshot(&id()).is_none(), "half a model is none");
     server.state.lock().unwrap().breaks.clear();
     let before = server.log().len();
@@ -195,6 +202,13 @@ fn a_server_without_ranges_starts_again() {
     state.no_ranges = true;
     let (server, cache) = (Server::start(state), tempfile::tempdir().unwrap());
     ClipCheckpoint::open(&server.hub(cache.path()).download(&id(), &mut |_| {}).unwrap()).unwrap();
+}
+
+#[test]
+fn redirects_within_the_hub_are_followed() {
+    let (server, cache) = (Server::start(State { moved: true, ..checkpoint() }), tempfile::tempdir().unwrap());
+    ClipCheckpoint::open(&server.hub(cache.path()).download(&id(), &mut |_| {}).unwrap()).unwrap();
+    assert!(server.log().iter().any(|line| line.starts_with("GET /moved/config.json")));
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! SAEs: every family and generation gives the same canonical form; what could be read in two ways is refused.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod weights_support;
 
@@ -485,6 +486,7 @@ fn inspect_describes_an_sae() {
     {
         assert!(rows.iter().any(|(k, v)| k == key && v == value), "{key}: {rows:?}");
     }
+    assert_eq!(inspect(&dir.path().join("cfg.json")).unwrap(), rows);
     let plain = dir.path().join("plain.safetensors");
     save(&plain, &[tensor("a", &[2, 3])]);
     let rows = inspect(&plain).unwrap();

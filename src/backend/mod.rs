@@ -179,7 +179,7 @@ pub trait Backend {
 
     /// `x` (B,T,D) = [cls; patches W^T] + positions, from pixels (B,3,R,R).
     ///
-    /// `patches` (B,P,3 p p) is scratch. `positions` is (T,D).
+    /// `patches` (B,T,3 p p) is scratch. `positions` is (T,D).
     #[allow(clippy::too_many_arguments)] // one operation, one call: its tensors and its parameters
     fn patch_embed(
         &self,
@@ -194,7 +194,7 @@ pub trait Backend {
         grid: PatchGrid,
     ) -> Result<()>;
 
-    /// `dpixels` (G,3,R,R) from `dx` (G,T,D); `dpatches` (G,P,3 p p) is scratch.
+    /// `dpixels` (G,3,R,R) from `dx` (G,T,D); `dpatches` (G,T,3 p p) is scratch.
     #[allow(clippy::too_many_arguments)]
     fn patch_embed_reverse(
         &self,
@@ -448,13 +448,11 @@ pub trait Backend {
         g: usize,
     ) -> Result<()>;
 
-    /// `score` (B) = the sum of latent `id` of the code over the tokens; `fires` (B,T) is 1 where it fires.
-    #[allow(clippy::too_many_arguments)]
+    /// `score` (B) = the sum of latent `id` of the code over the tokens.
     fn sae_latent(
         &self,
         m: &mut Self::Memory,
         score: Tensor,
-        fires: Tensor,
         code: Code,
         id: usize,
         batch: usize,

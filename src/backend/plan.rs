@@ -156,6 +156,18 @@ impl Plan {
         Ok(Plan { tensors, indices, len, index_len })
     }
 
+    /// A plan of tensors that all live from the first operation to the last, for tests of single operations.
+    pub fn lasting(tensors: &[(&str, &[usize])], indices: &[(&str, &[usize])]) -> Plan {
+        let specs = |list: &[(&str, &[usize])]| -> Vec<TensorSpec> {
+            let spec = |&(name, shape): &(&str, &[usize])| TensorSpec { first: 0, ..Recording::spec(name, shape) };
+            list.iter().map(spec).collect()
+        };
+        let (mut tensors, mut indices) = (specs(tensors), specs(indices));
+        let len = place(&mut tensors);
+        let index_len = place(&mut indices);
+        Plan { tensors, indices, len, index_len }
+    }
+
     /// Bytes of the arena with reals of `real` bytes.
     pub fn bytes(&self, real: usize) -> usize {
         self.len * real + self.index_len * size_of::<u32>()
@@ -440,9 +452,8 @@ impl<B: Backend> Backend for Recorder<'_, B> {
         fn sae_splice_reverse(dx: Tensor, dz: Tensor, dy: Tensor, x: Tensor, code: Code, sae: &B::Sae,
             splice: Splice, through: Through, mask: &[bool], n: usize, g: usize)
             => [dx, dz, dy, x, code.z, code.edited, code.slope, code.edit_slope], [code.index];
-        #[allow(clippy::too_many_arguments)]
-        fn sae_latent(score: Tensor, fires: Tensor, code: Code, id: usize, batch: usize, tokens: usize)
-            => [score, fires, code.z], [code.index];
+        fn sae_latent(score: Tensor, code: Code, id: usize, batch: usize, tokens: usize)
+            => [score, code.z], [code.index];
         #[allow(clippy::too_many_arguments)]
         fn sae_latent_reverse(dx: Tensor, x: Tensor, code: Code, sae: &B::Sae, id: usize, n: usize)
             => [dx, x, code.slope], [code.index];

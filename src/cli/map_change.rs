@@ -15,8 +15,8 @@ pub struct MapChange {
 
 impl MapChange {
     /// Of two maps of one size.
-    pub fn between(before: &[f32], after: &[f32]) -> Self {
-        let pairs = || before.iter().zip(after).map(|(&a, &b)| (f64::from(a), f64::from(b)));
+    pub fn between(before: &[f64], after: &[f64]) -> Self {
+        let pairs = || before.iter().zip(after).map(|(&a, &b)| (a, b));
         let (top_before, top_after) = (top_tenth(before), top_tenth(after));
         let common = top_before.iter().filter(|cell| top_after.contains(cell)).count();
         let union = top_before.len() + top_after.len() - common;
@@ -43,7 +43,7 @@ fn pearson(pairs: &[(f64, f64)]) -> Option<f64> {
 }
 
 /// The highest tenth of the cells, rounded up; ties to the lower index.
-fn top_tenth(map: &[f32]) -> std::collections::HashSet<usize> {
+fn top_tenth(map: &[f64]) -> std::collections::HashSet<usize> {
     let mut cells: Vec<usize> = (0..map.len()).collect();
     cells.sort_by(|&a, &b| map[b].total_cmp(&map[a]));
     cells.truncate(map.len().div_ceil(10));
@@ -56,10 +56,10 @@ mod tests {
 
     #[test]
     fn an_equal_map_is_no_change_and_a_reversed_one_is_a_full_one() {
-        let map: Vec<f32> = (0..20).map(|i| i as f32).collect();
+        let map: Vec<f64> = (0..20).map(f64::from).collect();
         let same = MapChange::between(&map, &map);
         assert_eq!(same, MapChange { l1: 0.0, l2: 0.0, pearson: Some(1.0), iou_top10: 1.0 });
-        let back: Vec<f32> = map.iter().rev().copied().collect();
+        let back: Vec<f64> = map.iter().rev().copied().collect();
         let reversed = MapChange::between(&map, &back);
         assert_eq!((reversed.pearson, reversed.iou_top10), (Some(-1.0), 0.0));
         assert_eq!((reversed.l1, reversed.l2), (200.0, 2660f64.sqrt()));

@@ -9,7 +9,7 @@ use vitscope::{
     model::{Edit, Score},
     report::short_hash,
     text::{Template, read_texts},
-    weights::{InputNorm, SaeActivation, SaeWeights},
+    weights::{InputNorm, SaeActivation, SaeWeights, Source},
 };
 
 use super::{
@@ -33,7 +33,7 @@ pub struct Asked {
 /// # Errors
 /// Those of [`Engine::open`].
 pub fn open(args: &ModelArgs, console: &Console) -> anyhow::Result<Engine> {
-    let source = args.model.parse()?;
+    let source = Source::parse(&args.model)?;
     let options = Options { device: args.device, dtype: args.dtype, seed: args.seed };
     let engine = Engine::open(&source, &options)?;
     console.detail(&format!(

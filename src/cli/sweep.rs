@@ -122,9 +122,9 @@ impl Change {
         match self {
             Change::Zero => Edit::Zero(vec![latent]),
             Change::Keep => Edit::Keep(vec![latent]),
-            Change::Scale(v) => Edit::Scale(latent, v),
-            Change::Set(v) => Edit::Set(latent, v),
-            Change::Add(v) => Edit::Add(latent, v),
+            Change::Scale(v) => Edit::Scale(vec![latent], v),
+            Change::Set(v) => Edit::Set(vec![latent], v),
+            Change::Add(v) => Edit::Add(vec![latent], v),
         }
     }
 }

@@ -30,7 +30,7 @@ pub struct MapValues {
     /// Columns of the grid.
     pub cols: usize,
     /// (rows, cols), raw.
-    pub values: Vec<f32>,
+    pub values: Vec<f64>,
     /// The score that the map explains.
     pub score: f64,
     /// Integrated gradients only: sum of the map minus difference of the scores.
@@ -101,7 +101,7 @@ impl Engine {
     }
 
     /// Turns a pass's output into explanations, running the passes that path methods still need.
-    fn finish(
+    pub(super) fn finish(
         &mut self,
         output: &JobOutput,
         values: &[f64],
@@ -177,7 +177,7 @@ fn pictured(
                 text,
                 rows,
                 cols,
-                values: values.into_iter().map(|v| v as f32).collect(),
+                values,
                 score: row(if is_single { &single } else { &scores }, text),
                 completeness_gap: gap,
             });

@@ -1,6 +1,7 @@
 //! The public API: an [`Engine`] holds a model on a device, a [`Request`] says what is asked,
 //! an [`Explanation`] is the answer for one image.
 
+mod bench;
 mod explain;
 mod hook;
 mod latents;
@@ -9,17 +10,20 @@ mod pixels;
 mod request;
 pub mod runner;
 mod texts;
+mod verify;
 
+pub use bench::{BenchPass, Timed};
 pub use explain::{Explanation, MapValues, Pictured};
 pub use hook::HookStreams;
 pub use latents::{ImageLatents, LatentUse, TokenLatent, latent_uses};
-pub use request::{Device, Dtype, Options, Question, Request, SaeRequest, Source};
+pub use request::{Device, Dtype, Options, Question, Request, SaeRequest};
+pub use verify::{Compared, verify};
 
 use crate::{
     Error, Result,
     image::Preprocess,
     text::Tokenizer,
-    weights::{ClipCheckpoint, PreprocessSource},
+    weights::{ClipCheckpoint, HubCache, PreprocessSource, Source},
 };
 use runner::{CpuRunner, Runner};
 
@@ -46,7 +50,7 @@ impl Engine {
     /// # Errors
     /// [`Error::File`] or [`Error::Tensor`] for a damaged model, [`Error::Device`] for a device that is not there.
     pub fn open(source: &Source, options: &Options) -> Result<Engine> {
-        let checkpoint = source.open(options.seed)?;
+        let checkpoint = open_source(source, options.seed)?;
         let path = std::path::PathBuf::from(&checkpoint.label);
         let preprocess = match &checkpoint.preprocess {
             PreprocessSource::HfJson(json) => Preprocess::from_hf_json(&path, json)?,
@@ -80,5 +84,15 @@ impl Engine {
             self.vision_loaded = true;
         }
         Ok(self.runner.as_mut())
+    }
+}
+
+/// Opens the checkpoint that `source` names; `seed` is that of random weights.
+fn open_source(source: &Source, seed: u64) -> Result<ClipCheckpoint> {
+    match source {
+        Source::Demo => ClipCheckpoint::random("tiny", seed),
+        Source::Random(name) => ClipCheckpoint::random(name, seed),
+        Source::Path(path) => ClipCheckpoint::open(path),
+        Source::Hub(id) => ClipCheckpoint::open(&HubCache::from_env()?.find(id)?),
     }
 }

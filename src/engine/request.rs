@@ -1,6 +1,6 @@
 //! Requests: what is asked, checked against the model once, before anything runs.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use super::{Engine, runner::{Job, JobObjective, JobSplice}};
 use crate::{
@@ -8,55 +8,8 @@ use crate::{
     backend::{PatchGrid, ScoreKind},
     model::{Edit, Method, NamedMethod, Score, Splice, Through, Tokens, pass::MapKey, resolve_layer},
     text::Template,
-    weights::{ClipCheckpoint, HubCache, HubId, SaeWeights},
+    weights::SaeWeights,
 };
-
-/// Where a model comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// The bundled model.
-    Demo,
-    /// Seeded random weights in the shape of a known model.
-    Random(String),
-    /// A file or folder.
-    Path(PathBuf),
-    /// A Hugging Face id, looked up in the local cache.
-    Hub(String),
-}
-
-impl FromStr for Source {
-    type Err = Error;
-
-    fn from_str(s: &str) -> Result<Self> {
-        Ok(match s {
-            "demo" => Source::Demo,
-            _ => match s.strip_prefix("random:") {
-                Some(name) => Source::Random(name.to_owned()),
-                None if std::path::Path::new(s).exists() => Source::Path(PathBuf::from(s)),
-                None if s.split('/').count() == 2 && !s.starts_with(['.', '/', '~']) => Source::Hub(s.to_owned()),
-                None => Source::Path(PathBuf::from(s)),
-            },
-        })
-    }
-}
-
-impl Source {
-    /// Opens the checkpoint; `seed` is that of random weights.
-    ///
-    /// # Errors
-    /// [`Error::File`] or [`Error::Tensor`].
-    pub fn open(&self, seed: u64) -> Result<ClipCheckpoint> {
-        match self {
-            Source::Demo => ClipCheckpoint::random("tiny", seed),
-            Source::Random(name) => ClipCheckpoint::random(name, seed),
-            Source::Path(path) => ClipCheckpoint::open(path),
-            Source::Hub(id) => {
-                let id = HubId::parse(id).ok_or_else(|| Error::file(id, "no such file or folder, and no model id"))?;
-                ClipCheckpoint::open(&HubCache::from_env()?.find(&id)?)
-            }
-        }
-    }
-}
 
 /// The device that computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -370,43 +323,10 @@ impl Engine {
     }
 
     fn check_sae(&self, sae: &SaeRequest, warnings: &mut Vec<String>) -> Result<QuestionSplice> {
-        let (w, width) = (&sae.weights, self.checkpoint.config.vision.tower.width);
-        if w.width != width {
-            return Err(Error::Fit {
-                path: w.path.clone(),
-                what: "width",
-                expected: width.to_string(),
-                found: w.width.to_string(),
-            });
-        }
-        let hook = w.hook.as_ref();
-        let named = hook.and_then(|h| h.layer);
-        let layer = match (sae.layer, named) {
-            (Some(layer), _) => resolve_layer(layer, self.layers(), "--layer")?,
-            (None, Some(layer)) if layer < self.layers() => layer,
-            (None, Some(layer)) => {
-                return Err(Error::Fit {
-                    path: w.path.clone(),
-                    what: "hooked block",
-                    expected: format!("0 to {}", self.layers() - 1),
-                    found: layer.to_string(),
-                });
-            }
-            (None, None) => {
-                return Err(Error::usage(format!(
-                    "{}: does not say which block it belongs to: give --layer",
-                    w.path.display()
-                )));
-            }
-        };
-        if let (Some(hook), Some(named)) = (hook, named)
-            && named != layer
-        {
-            warnings.push(format!(
-                "the SAE says it was trained at `{}` (block {named}), but --layer asks for block {layer}",
-                hook.name
-            ));
-        }
+        let w = &sae.weights;
+        let asked = sae.layer.map(|layer| resolve_layer(layer, self.layers(), "--layer")).transpose()?;
+        let fit = w.fit(self.checkpoint.config.vision.tower.width, self.layers(), asked)?;
+        warnings.extend(fit.warning);
         if let Some(edit) = sae.edits.iter().find(|e| e.latents().iter().any(|&id| id >= w.latents)) {
             return Err(Error::usage(format!(
                 "edit `{edit}` is out of range: the SAE has latents 0 to {}",
@@ -414,7 +334,7 @@ impl Engine {
             )));
         }
         Ok(QuestionSplice {
-            layer,
+            layer: fit.layer,
             tokens: sae.tokens.clone(),
             edits: sae.edits.clone(),
             splice: sae.splice,

@@ -80,8 +80,8 @@ impl Forwarded {
 pub enum Ends {
     /// After the head.
     Head(HeadTape),
-    /// At the hook: which tokens fire (B,T).
-    Latent(Tensor),
+    /// At the hook.
+    Latent,
 }
 
 /// The sparse code of a variant, as it comes from the device.
@@ -193,9 +193,8 @@ impl<'a, X: Backend> Model<'a, X> {
                 };
                 let t = self.grid.tokens();
                 let score = m.tensor("score", &[self.batch])?;
-                let fires = m.tensor("fires", &[self.batch, t])?;
-                x.sae_latent(m, score, fires, splice.code, *id, self.batch, t)?;
-                Ok((Ends::Latent(fires), m.download(score)?))
+                x.sae_latent(m, score, splice.code, *id, self.batch, t)?;
+                Ok((Ends::Latent, m.download(score)?))
             }
         }
     }
@@ -214,13 +213,13 @@ impl<'a, X: Backend> Model<'a, X> {
         match (&self.objective, ends, &self.splicing, &forward.splice) {
             (Objective::Texts { texts, kind }, Ends::Head(tape), ..) => {
                 let dx = head::reverse(x, m, self.vision, texts, tape, *kind, targets, self.batch, scope)?;
-                Ok(Walk { dx, before_splice: false, relevance: None, g })
+                Ok(Walk { dx, before_splice: false, g })
             }
-            (Objective::Latent(id), Ends::Latent(fires), Some(splicing), Some(splice)) => {
+            (Objective::Latent(id), Ends::Latent, Some(splicing), Some(splice)) => {
                 let (t, d) = (self.grid.tokens(), self.vision.tower().width);
                 let dx = m.tensor("d.latent", &[g, t, d])?;
                 x.sae_latent_reverse(m, dx, splice.x, splice.code, splicing.sae, *id, g * t)?;
-                Ok(Walk { dx, before_splice: true, relevance: Some(*fires), g })
+                Ok(Walk { dx, before_splice: true, g })
             }
             _ => Err(Error::usage("score latent:ID needs an SAE (--sae and --layer)")),
         }

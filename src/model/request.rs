@@ -117,11 +117,11 @@ pub enum Edit {
     /// `z' = 0`.
     Zero(Vec<usize>),
     /// `z' = factor z`.
-    Scale(usize, f64),
+    Scale(Vec<usize>, f64),
     /// `z' = value`, also where the latent does not fire.
-    Set(usize, f64),
+    Set(Vec<usize>, f64),
     /// `z' = z + delta`, also where the latent does not fire.
-    Add(usize, f64),
+    Add(Vec<usize>, f64),
     /// Every latent but these becomes 0.
     Keep(Vec<usize>),
 }
@@ -130,8 +130,7 @@ impl Edit {
     /// The latents named by the edit.
     pub fn latents(&self) -> &[usize] {
         match self {
-            Edit::Zero(ids) | Edit::Keep(ids) => ids,
-            Edit::Scale(id, _) | Edit::Set(id, _) | Edit::Add(id, _) => std::slice::from_ref(id),
+            Edit::Zero(ids) | Edit::Keep(ids) | Edit::Scale(ids, _) | Edit::Set(ids, _) | Edit::Add(ids, _) => ids,
         }
     }
 }
@@ -142,24 +141,24 @@ impl FromStr for Edit {
     fn from_str(s: &str) -> Result<Self> {
         let bad = || {
             Error::usage(format!(
-                "unknown edit `{s}`: expected zero:ID,..., scale:ID=FACTOR, set:ID=VALUE, add:ID=DELTA or keep:ID,..."
+                "unknown edit `{s}`: expected zero:ID,..., scale:ID,...=FACTOR, set:ID,...=VALUE, add:ID,...=DELTA or keep:ID,..."
             ))
         };
         let (kind, rest) = s.split_once(':').ok_or_else(bad)?;
-        let valued = || -> Result<(usize, f64)> {
-            let (id, value) = rest.split_once('=').ok_or_else(bad)?;
+        let valued = || -> Result<(Vec<usize>, f64)> {
+            let (ids, value) = rest.split_once('=').ok_or_else(bad)?;
             let value: f64 = value.trim().parse().map_err(|_| bad())?;
             if !value.is_finite() {
                 return Err(bad());
             }
-            Ok((id.trim().parse().map_err(|_| bad())?, value))
+            Ok((parse_ids(ids, s)?, value))
         };
         match kind {
             "zero" => Ok(Edit::Zero(parse_ids(rest, s)?)),
             "keep" => Ok(Edit::Keep(parse_ids(rest, s)?)),
-            "scale" => valued().map(|(id, v)| Edit::Scale(id, v)),
-            "set" => valued().map(|(id, v)| Edit::Set(id, v)),
-            "add" => valued().map(|(id, v)| Edit::Add(id, v)),
+            "scale" => valued().map(|(ids, v)| Edit::Scale(ids, v)),
+            "set" => valued().map(|(ids, v)| Edit::Set(ids, v)),
+            "add" => valued().map(|(ids, v)| Edit::Add(ids, v)),
             _ => Err(bad()),
         }
     }
@@ -170,9 +169,9 @@ impl fmt::Display for Edit {
         match self {
             Edit::Zero(ids) => write!(f, "zero:{}", join(ids)),
             Edit::Keep(ids) => write!(f, "keep:{}", join(ids)),
-            Edit::Scale(id, v) => write!(f, "scale:{id}={v}"),
-            Edit::Set(id, v) => write!(f, "set:{id}={v}"),
-            Edit::Add(id, v) => write!(f, "add:{id}={v}"),
+            Edit::Scale(ids, v) => write!(f, "scale:{}={v}", join(ids)),
+            Edit::Set(ids, v) => write!(f, "set:{}={v}", join(ids)),
+            Edit::Add(ids, v) => write!(f, "add:{}={v}", join(ids)),
         }
     }
 }

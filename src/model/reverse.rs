@@ -93,7 +93,7 @@ pub fn to_pixels<X: Backend>(
     let dtokens = m.tensor("d.tokens", &[g, t, d])?;
     let rows = Rows { tensor: tape.tokens, stride: d };
     x.layer_norm_reverse(m, dtokens, dx0, rows, tape.stats, &vision.ln_pre, batch * t, g * t, false)?;
-    let dpatches = m.tensor("d.patches", &[g, grid.patches(), 3 * grid.patch * grid.patch])?;
+    let dpatches = m.tensor("d.patches", &[g, t, 3 * grid.patch * grid.patch])?;
     let (height, width) = grid.pixels();
     let dpixels = m.tensor("d.pixels", &[g, 3, height, width])?;
     x.patch_embed_reverse(m, dpixels, dpatches, dtokens, &vision.patch, g, grid)?;

@@ -14,6 +14,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ureq::Agent;
+use ureq::config::RedirectAuthHeaders;
 use ureq::http::{Response, header};
 
 /// Configurations and tokenizers: those that the model has are fetched.
@@ -61,7 +62,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// The hub that the environment names: `HF_ENDPOINT` (https://huggingface.co if unset), `HF_TOKEN`, and the cache
+    /// The hub that the environment names: `HF_ENDPOINT` (`https://huggingface.co` if unset), `HF_TOKEN`, and the cache
     /// of [`HubCache::from_env`].
     ///
     /// # Errors
@@ -79,6 +80,8 @@ impl Hub {
                 .max_redirects(redirects)
                 .max_redirects_will_error(redirects > 0)
                 .http_status_as_error(false)
+                // The token follows a redirect within the hub, never to another host.
+                .redirect_auth_headers(RedirectAuthHeaders::SameHost)
                 .timeout_connect(Some(Duration::from_secs(30)))
                 .timeout_recv_response(Some(Duration::from_secs(60)))
                 .user_agent(concat!("vitscope/", env!("CARGO_PKG_VERSION")))
@@ -218,8 +221,11 @@ impl Hub {
             match self.attempt(url, partial, size, progress)? {
                 Attempt::Whole => return Ok(()),
                 Attempt::Broken(reason) if attempt == ATTEMPTS => {
-                    let reason =
-                        format!("{url}: {reason}; {ATTEMPTS} attempts; what came is kept and continued next time");
+                    let done = std::fs::metadata(partial).map_or(0, |m| m.len());
+                    let reason = format!(
+                        "{url}: {reason}, at {done} of {size} bytes after {ATTEMPTS} attempts; \
+                         what came is kept and continued next time"
+                    );
                     return Err(Error::file(partial, reason));
                 }
                 Attempt::Broken(_) => std::thread::sleep(pause),
@@ -284,7 +290,7 @@ impl Hub {
             progress(done.min(size));
         }
         match done.cmp(&size) {
-            std::cmp::Ordering::Less => Ok(Attempt::Broken(format!("the connection ended at {done} of {size} bytes"))),
+            std::cmp::Ordering::Less => Ok(Attempt::Broken("the connection ended".into())),
             std::cmp::Ordering::Equal => Ok(Attempt::Whole),
             std::cmp::Ordering::Greater => {
                 file.set_len(0).map_err(io)?;

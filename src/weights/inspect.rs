@@ -27,6 +27,11 @@ pub fn inspect(path: &Path) -> Result<Vec<(String, String)>> {
             Ok(SaeWeights::load(path)?.describe())
         };
     }
+    let name = path.file_name().and_then(|name| name.to_str());
+    if matches!(name, Some("config.json" | "open_clip_config.json" | "cfg.json")) {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        return inspect(folder);
+    }
     match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
         Some("safetensors" | "json") => inspect_tensors(path),
         _ => inspect_picture(path),

@@ -61,7 +61,9 @@ fn softmax<T: Number>(p: &mut [T]) -> T {
     )
 }
 
-/// Probabilities (queries,T) of head `h`, recomputed.
+/// Probabilities (queries,T) of head `h`, recomputed from the log-sum-exp and brought to a sum of 1 again: where one
+/// score towers over the others, dP - rowsum(P * dP) cancels almost completely, and what a sum of 1 + eps leaves over
+/// would drown it.
 fn probabilities<T: Number>(p: &mut [T], qkv: &[T], lse: &[T], s: AttentionShape, h: usize) {
     let t = s.tokens;
     let (q, k) = (head(qkv, s, 0, h), head(qkv, s, 1, h));
@@ -70,7 +72,11 @@ fn probabilities<T: Number>(p: &mut [T], qkv: &[T], lse: &[T], s: AttentionShape
         let lse = lse[i * s.heads + h];
         simd(
             #[inline(always)]
-            || p.iter_mut().for_each(|v| *v = (*v - lse).exp()),
+            || {
+                p.iter_mut().for_each(|v| *v = (*v - lse).exp());
+                let sum: T = super::layer_norm::sum(p, |v| v);
+                p.iter_mut().for_each(|v| *v /= sum);
+            },
         );
     }
 }

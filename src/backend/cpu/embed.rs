@@ -5,13 +5,16 @@ use rayon::prelude::*;
 use super::Real;
 use crate::backend::PatchGrid;
 
-/// `patches` (B,P,3 p p) from `pixels` (B,3,R,R).
+/// `patches` (B,T,3 p p) from `pixels` (B,3,R,R). The row of the CLS token is zero, so that one product makes all tokens.
 pub fn to_patches<T: Real>(patches: &mut [T], pixels: &[T], grid: PatchGrid) {
-    let p = grid.patch;
+    let (p, t) = (grid.patch, grid.tokens());
     let (height, width) = grid.pixels();
     patches.par_chunks_mut(3 * p * p).enumerate().for_each(|(row, patch)| {
-        let (image, index) = (row / grid.patches(), row % grid.patches());
-        let (top, left) = (index / grid.cols * p, index % grid.cols * p);
+        let (image, token) = (row / t, row % t);
+        if token == 0 {
+            return patch.fill(T::ZERO);
+        }
+        let (top, left) = ((token - 1) / grid.cols * p, (token - 1) % grid.cols * p);
         for (line, values) in patch.chunks_mut(p).enumerate() {
             let (channel, y) = (line / p, top + line % p);
             let start = ((image * 3 + channel) * height + y) * width + left;
@@ -20,14 +23,14 @@ pub fn to_patches<T: Real>(patches: &mut [T], pixels: &[T], grid: PatchGrid) {
     });
 }
 
-/// `pixels` (G,3,R,R) from `patches` (G,P,3 p p): the inverse of [`to_patches`], and its reverse.
+/// `pixels` (G,3,R,R) from `patches` (G,T,3 p p): the inverse of [`to_patches`], and its reverse.
 pub fn from_patches<T: Real>(pixels: &mut [T], patches: &[T], grid: PatchGrid) {
-    let p = grid.patch;
+    let (p, t) = (grid.patch, grid.tokens());
     let (height, width) = grid.pixels();
     pixels.par_chunks_mut(width).enumerate().for_each(|(line, row)| {
         let (image, channel, y) = (line / (3 * height), line / height % 3, line % height);
         for (col, values) in row.chunks_mut(p).enumerate() {
-            let patch = (image * grid.patches() + y / p * grid.cols + col) * 3 * p * p;
+            let patch = (image * t + 1 + y / p * grid.cols + col) * 3 * p * p;
             let start = patch + (channel * p + y % p) * p;
             values.copy_from_slice(&patches[start..start + p]);
         }

@@ -1,10 +1,14 @@
 //! Weight matrices and their products, by number type: f64 in plain loops, f32 as fast as the machine can.
 
+use std::sync::OnceLock;
+
 use rayon::prelude::*;
 
 use super::{
-    Real,
-    small::{Strided, StridedMut, plain},
+    Real, matmul,
+    matmul::{Kernel, Panels},
+    layer_norm::exact_sum,
+    small::{Strided, StridedMut},
 };
 
 /// Called once for every finished piece of a row: (row, first column, values).
@@ -58,7 +62,7 @@ impl Number for f64 {
         y[..m * w.n].par_chunks_mut(w.n).enumerate().for_each(|(i, y)| {
             let x = &x[i * stride..][..w.k];
             for (y, w) in y.iter_mut().zip(w.values.chunks(w.k)) {
-                *y = super::maps::dot(x, w);
+                *y = exact_sum(x.iter().zip(w).map(|(x, w)| x * w));
             }
             finish(i, 0, y);
         });
@@ -66,9 +70,9 @@ impl Number for f64 {
 
     fn product_reverse(dx: &mut [f64], dy: &[f64], m: usize, w: &Self::Matrix, finish: Finish<'_, f64>) {
         dx[..m * w.k].par_chunks_mut(w.k).enumerate().for_each(|(i, dx)| {
-            dx.fill(0.0);
-            for (&dy, w) in dy[i * w.n..][..w.n].iter().zip(w.values.chunks(w.k)) {
-                dx.iter_mut().zip(w).for_each(|(dx, &w)| *dx += dy * w);
+            let dy = &dy[i * w.n..][..w.n];
+            for (j, dx) in dx.iter_mut().enumerate() {
+                *dx = exact_sum(dy.iter().zip(w.values[j..].iter().step_by(w.k)).map(|(dy, w)| dy * w));
             }
             finish(i, 0, dx);
         });
@@ -83,7 +87,12 @@ impl Number for f64 {
         k: usize,
         scale: f64,
     ) {
-        plain(c, a, b, m, n, k, scale);
+        for i in 0..m {
+            for j in 0..n {
+                let term = |l: usize| a.values[i * a.row + l * a.col] * b.values[l * b.row + j * b.col];
+                c.values[i * c.row + j] = scale * exact_sum((0..k).map(term));
+            }
+        }
     }
 
     fn matrix_bytes(n: usize, k: usize, _: bool) -> usize {
@@ -91,31 +100,35 @@ impl Number for f64 {
     }
 }
 
+/// Packed values for the fast products; those of the reverse are packed when a reverse first needs them.
+pub struct PackedMatrix {
+    forward: Panels,
+    reverse: OnceLock<Panels>,
+}
+
+impl PackedMatrix {
+    fn reverse(&self) -> &Panels {
+        self.reverse.get_or_init(|| {
+            let w = &self.forward;
+            // dX = dY W: the reverse multiplies with the transpose of W^T, whose rows are the columns of W.
+            Panels::from_columns(w.k(), w.n(), &w.to_rows(), Kernel::best())
+        })
+    }
+}
+
 impl Number for f32 {
-    type Matrix = PlainMatrix<f32>;
+    type Matrix = PackedMatrix;
 
     fn matrix(n: usize, k: usize, values: Vec<f32>) -> Self::Matrix {
-        PlainMatrix { n, k, values }
+        PackedMatrix { forward: Panels::from_rows(n, k, &values, Kernel::best()), reverse: OnceLock::new() }
     }
 
     fn product(y: &mut [f32], x: &[f32], stride: usize, m: usize, w: &Self::Matrix, finish: Finish<'_, f32>) {
-        y[..m * w.n].par_chunks_mut(w.n).enumerate().for_each(|(i, y)| {
-            let x = &x[i * stride..][..w.k];
-            for (y, w) in y.iter_mut().zip(w.values.chunks(w.k)) {
-                *y = super::maps::dot(x, w);
-            }
-            finish(i, 0, y);
-        });
+        matmul::product(y, w.forward.n(), x, stride, m, &w.forward, finish);
     }
 
     fn product_reverse(dx: &mut [f32], dy: &[f32], m: usize, w: &Self::Matrix, finish: Finish<'_, f32>) {
-        dx[..m * w.k].par_chunks_mut(w.k).enumerate().for_each(|(i, dx)| {
-            dx.fill(0.0);
-            for (&dy, w) in dy[i * w.n..][..w.n].iter().zip(w.values.chunks(w.k)) {
-                dx.iter_mut().zip(w).for_each(|(dx, &w)| *dx += dy * w);
-            }
-            finish(i, 0, dx);
-        });
+        matmul::product(dx, w.forward.k(), dy, w.forward.n(), m, w.reverse(), finish);
     }
 
     fn small_product(
@@ -127,10 +140,13 @@ impl Number for f32 {
         k: usize,
         scale: f64,
     ) {
-        plain(c, a, b, m, n, k, scale);
+        let a = matmul::Mat::new(a.values, m, k, a.row, a.col);
+        let b = matmul::Mat::new(b.values, k, n, b.row, b.col);
+        matmul::gemm_small(scale as f32, a, b, 0.0, matmul::MatMut::new(c.values, m, n, c.row, 1));
     }
 
-    fn matrix_bytes(n: usize, k: usize, _: bool) -> usize {
-        n * k * size_of::<f32>()
+    fn matrix_bytes(n: usize, k: usize, reverse: bool) -> usize {
+        let copies = if reverse { 2 } else { 1 };
+        n * k * size_of::<f32>() * copies
     }
 }

@@ -9,6 +9,7 @@ mod head;
 mod layer_norm;
 mod linear;
 mod maps;
+pub mod matmul;
 mod matrix;
 mod memory;
 mod real;
@@ -40,7 +41,7 @@ pub struct Cpu<T>(PhantomData<T>);
 
 impl<T> Cpu<T> {
     /// The processor.
-    pub fn new() -> Self {
+    pub const fn new() -> Self {
         Cpu(PhantomData)
     }
 }
@@ -82,14 +83,10 @@ impl<T: Number> Backend for Cpu<T> {
         grid: PatchGrid,
     ) -> Result<()> {
         let [x, patches, pixels] = m.real([x, patches, pixels])?;
-        let (d, t, row) = (cls.len(), grid.tokens(), 3 * grid.patch * grid.patch);
         embed::to_patches(patches, pixels, grid);
-        for b in 0..batch {
-            let patches = &patches[b * grid.patches() * row..][..grid.patches() * row];
-            let tokens = &mut x[(b * t + 1) * d..(b + 1) * t * d];
-            T::product(tokens, patches, row, grid.patches(), weight, &|_, _, _| ());
-        }
-        embed::add_positions(x, cls, positions, t);
+        let row = 3 * grid.patch * grid.patch;
+        T::product(x, patches, row, batch * grid.tokens(), weight, &|_, _, _| ());
+        embed::add_positions(x, cls, positions, grid.tokens());
         Ok(())
     }
 
@@ -104,12 +101,7 @@ impl<T: Number> Backend for Cpu<T> {
         grid: PatchGrid,
     ) -> Result<()> {
         let [dpixels, dpatches, dx] = m.real([dpixels, dpatches, dx])?;
-        let (row, t, p) = (3 * grid.patch * grid.patch, grid.tokens(), grid.patches());
-        let d = dx.len() / (g * t);
-        for b in 0..g {
-            let dpatches = &mut dpatches[b * p * row..][..p * row];
-            T::product_reverse(dpatches, &dx[(b * t + 1) * d..(b + 1) * t * d], p, weight, &|_, _, _| ());
-        }
+        T::product_reverse(dpatches, dx, g * grid.tokens(), weight, &|_, _, _| ());
         embed::from_patches(dpixels, dpatches, grid);
         Ok(())
     }
@@ -465,15 +457,14 @@ impl<T: Number> Backend for Cpu<T> {
         &self,
         m: &mut CpuMemory<T>,
         score: Tensor,
-        fires: Tensor,
         code: Code,
         id: usize,
         _batch: usize,
         tokens: usize,
     ) -> Result<()> {
-        let ([score, fires, z], index) = m.real_and_index([score, fires, code.z], code.index)?;
+        let ([score, z], index) = m.real_and_index([score, code.z], code.index)?;
         let code = CodeRef { index, z, edited: &[], slope: &[], edit_slope: &[], slots: code.slots };
-        sae::latent(score, fires, &code, id, tokens);
+        sae::latent(score, &code, id, tokens);
         Ok(())
     }
 

@@ -37,6 +37,8 @@ pub trait Real:
     const NAN: Self;
     /// Smaller than every number.
     const NEG_INFINITY: Self;
+    /// Whether it is the judge, which spares no pains.
+    const IS_JUDGE: bool;
     /// The distance from 1 to the next number.
     const EPSILON: f64;
 
@@ -67,6 +69,7 @@ impl Real for f64 {
     const ONE: Self = 1.0;
     const NAN: Self = f64::NAN;
     const NEG_INFINITY: Self = f64::NEG_INFINITY;
+    const IS_JUDGE: bool = true;
     const EPSILON: f64 = f64::EPSILON;
 
     fn of(value: f64) -> Self {
@@ -106,6 +109,7 @@ impl Real for f32 {
     const ONE: Self = 1.0;
     const NAN: Self = f32::NAN;
     const NEG_INFINITY: Self = f32::NEG_INFINITY;
+    const IS_JUDGE: bool = false;
     const EPSILON: f64 = f32::EPSILON as f64;
 
     #[inline(always)]

@@ -453,16 +453,14 @@ impl<T: Number> CpuSae<T> {
     }
 }
 
-/// `score` (B), `fires` (B,T) of latent `id`.
-pub fn latent<T: Real>(score: &mut [T], fires: &mut [T], code: &CodeRef<'_, T>, id: usize, tokens: usize) {
-    for (b, (score, fires)) in score.iter_mut().zip(fires.chunks_mut(tokens)).enumerate() {
-        *score = T::ZERO;
-        for (t, fires) in fires.iter_mut().enumerate() {
-            let slots = code.row(b * tokens + t);
-            let z = slots.index.iter().position(|&i| i as usize == id).map_or(T::ZERO, |slot| slots.z[slot]);
-            *score += z;
-            *fires = if z == T::ZERO { T::ZERO } else { T::ONE };
-        }
+/// `score` (B): the sum of latent `id` over the tokens.
+pub fn latent<T: Real>(score: &mut [T], code: &CodeRef<'_, T>, id: usize, tokens: usize) {
+    for (b, score) in score.iter_mut().enumerate() {
+        let z = (b * tokens..(b + 1) * tokens).filter_map(|n| {
+            let slots = code.row(n);
+            slots.index.iter().position(|&i| i as usize == id).map(|slot| slots.z[slot])
+        });
+        *score = z.sum();
     }
 }
 
@@ -484,10 +482,8 @@ fn positive<T: Real>(h: &[T], theta: impl Fn(usize) -> T) -> impl Iterator<Item 
 pub fn forced(edits: &[Edit]) -> Vec<u32> {
     let mut ids: Vec<u32> = edits
         .iter()
-        .filter_map(|e| match e {
-            Edit::Set(id, _) | Edit::Add(id, _) => Some(*id as u32),
-            _ => None,
-        })
+        .filter(|edit| matches!(edit, Edit::Set(..) | Edit::Add(..)))
+        .flat_map(|edit| edit.latents().iter().map(|&id| id as u32))
         .collect();
     ids.sort_unstable();
     ids.dedup();

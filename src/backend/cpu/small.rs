@@ -1,6 +1,6 @@
 //! Products of small strided matrices, for attention: one thread, one head.
 
-use super::{Number, Real};
+use super::Number;
 
 /// A matrix with strides.
 #[derive(Debug, Clone, Copy)]
@@ -57,26 +57,4 @@ pub fn product<T: Number>(
     scale: f64,
 ) {
     T::small_product(c, a, b, m, n, k, scale);
-}
-
-/// The plain loops: each element is one sum over k in 4 interleaved parts.
-pub fn plain<T: Real>(
-    c: StridedMut<'_, T>,
-    a: Strided<'_, T>,
-    b: Strided<'_, T>,
-    m: usize,
-    n: usize,
-    k: usize,
-    scale: f64,
-) {
-    let scale = T::of(scale);
-    for i in 0..m {
-        for j in 0..n {
-            let mut parts = [T::ZERO; 4];
-            for l in 0..k {
-                parts[l % 4] += a.values[i * a.row + l * a.col] * b.values[l * b.row + j * b.col];
-            }
-            c.values[i * c.row + j] = scale * ((parts[0] + parts[1]) + (parts[2] + parts[3]));
-        }
-    }
 }

@@ -22,8 +22,6 @@ pub struct Walk {
     pub dx: Tensor,
     /// Whether `dx` already lies before the splice (a latent's score does).
     pub before_splice: bool,
-    /// (G,T): the row that Chefer's relevance starts from; CLS when absent.
-    pub relevance: Option<Tensor>,
     /// Gradient images.
     pub g: usize,
 }
@@ -44,13 +42,11 @@ pub fn walk<X: Backend>(
     let tower = model.vision.tower();
     let mut dx = start.dx;
     let mut latents = None;
-    let mut row = match start.relevance {
-        Some(row) => Some(row),
-        None if needs.relevance(needs.top) => Some(cls_rows::<X>(m, g, t)?),
-        None => None,
-    };
+    let mut row = if needs.relevance(needs.top) { Some(cls_rows::<X>(m, g, t)?) } else { None };
     for l in (0..=needs.top).rev() {
-        if !(start.before_splice && l == needs.top) {
+        if start.before_splice && l == needs.top {
+            m.observe(&format!("{scope}d.sae.x_in"), dx)?;
+        } else {
             m.observe(&named(&format!("{scope}d."), l, "x"), dx)?;
             if let (Some(splicing), Some(tape)) = (&model.splicing, &forward.splice)
                 && splicing.layer == l

@@ -1,0 +1,220 @@
+//! The tile unit of Intel CPUs (AMX): the only place that speaks to it, and the only `unsafe` around it.
+//!
+//! A tile register holds up to 16 rows of 64 bytes. `TDPBF16PS C, A, B` adds to C (rows x 16, f32) the product of A
+//! (rows x 32, bf16) and B (32 x 16, bf16; stored as 16 rows of 16 column *pairs* `k, k + 1`). Per column it first sums
+//! its 16 even and its 16 odd products from zero, then adds the two sums to C. It rounds to nearest, reads denormal
+//! bf16 inputs as zero and flushes denormal results to zero (Intel 64 and IA-32 SDM, volume 2, `TDPBF16PS`).
+//!
+//! Each row of C depends on its own row of A alone, so a row's bits do not depend on its neighbours or its position.
+
+use super::product::Columns;
+
+/// Rows of a tile.
+pub(super) const TILE_ROWS: usize = 16;
+/// bf16 values of a line, which is also how far one tile product goes along K.
+pub(super) const STEP: usize = 32;
+/// Lines of one step of a panel: 3 planes x 2 tiles x 16 rows.
+pub(super) const STEP_LINES: usize = 3 * 2 * TILE_ROWS;
+/// Columns of a panel of B and of a block of C.
+pub(super) const WIDTH: usize = 32;
+
+/// One row of a tile: 32 bf16 values by their bits, on a cache line of its own.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub [u16; STEP]);
+
+/// Proof that this process may use the tile unit. Only [`Amx::detect`] makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amx(());
+
+impl Amx {
+    /// Asks the CPU for AMX-TILE, AMX-BF16 and AVX-512F, and the kernel (Linux) for the permission to use the tiles.
+    pub fn detect() -> Option<Self> {
+        static FOUND: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+        FOUND.get_or_init(available).then_some(Amx(()))
+    }
+
+    /// Multiplies packed rows of X with one panel of W, over one block of K. `x` is panel x step x [`STEP_LINES`] with
+    /// `tile_rows` rows per tile (1 to 16), `w` is step x [`STEP_LINES`]; plane p holds the p-th part of each value
+    /// (`split.rs`). Six of the nine products of parts are summed, those of order 0, 1 and 2. `ahead` is what will be
+    /// used next of W, or empty.
+    ///
+    /// # Panics
+    /// If `tile_rows` or a length does not fit.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    pub(super) fn panel(self, tile_rows: usize, x: &[Line], w: &[Line], ahead: &[Line], mut y: Columns<'_, '_>) {
+        assert!((1..=TILE_ROWS).contains(&tile_rows));
+        assert!(!w.is_empty() && w.len().is_multiple_of(STEP_LINES));
+        assert!(!x.is_empty() && x.len().is_multiple_of(w.len()));
+        tiles::panel(tile_rows, x, w, ahead, |panel, block| {
+            let rows = block.0[..tile_rows].iter().chain(&block.0[TILE_ROWS..][..tile_rows]);
+            for (i, sums) in rows.enumerate() {
+                y.put(2 * tile_rows * panel + i, sums);
+            }
+        });
+    }
+
+    /// There is no [`Amx`] to call this with.
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    pub(super) fn panel(self, _: usize, _: &[Line], _: &[Line], _: &[Line], _: Columns<'_, '_>) {}
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+fn available() -> bool {
+    false
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn available() -> bool {
+    /// CPUID leaf 7 (EDX): AMX-BF16 and AMX-TILE.
+    const LEAF_7_EDX: u32 = (1 << 22) | (1 << 24);
+    /// `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`.
+    const SYS_ARCH_PRCTL: isize = 158;
+    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+    const XFEATURE_XTILEDATA: usize = 18;
+
+    let has_leaf_7 = std::arch::x86_64::__cpuid(0).eax >= 7;
+    if !has_leaf_7 || std::arch::x86_64::__cpuid_count(7, 0).edx & LEAF_7_EDX != LEAF_7_EDX {
+        return false;
+    }
+    let mut result = SYS_ARCH_PRCTL;
+    // SAFETY: the call takes two integers, touches no memory of ours and grants a permission or returns an error.
+    // The kernel overwrites rcx and r11 and nothing else.
+    unsafe {
+        std::arch::asm!("syscall", inlateout("rax") result, in("rdi") ARCH_REQ_XCOMP_PERM, in("rsi") XFEATURE_XTILEDATA,
+            lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    result == 0 && is_x86_feature_detected!("avx512f")
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod tiles {
+    use super::{Line, STEP_LINES, TILE_ROWS, WIDTH};
+    use std::arch::asm;
+
+    /// Two by two tiles of C: `[row][column]`; with `r` rows per tile they are the rows `0..r` and `16..16 + r`.
+    #[repr(C, align(64))]
+    pub struct Block(pub [[f32; WIDTH]; 2 * TILE_ROWS]);
+
+    /// Lines that a step can prefetch to L2: one per tile product.
+    const MAX_LINES_AHEAD: usize = 24;
+
+    /// The memory operand of `LDTILECFG`.
+    #[repr(C, align(64))]
+    struct Config {
+        palette: u8,
+        start_row: u8,
+        reserved: [u8; 14],
+        bytes_per_row: [u16; 16],
+        rows: [u8; 16],
+    }
+
+    /// Calls `each` with the index and the products of every panel of `a`. The tile registers: 0 to 3 are C (2 x 2),
+    /// 4 and 5 are A, 6 and 7 are B. `each` does not touch them: it is the copy to Y, so its stores drain while the next
+    /// block is computed.
+    ///
+    /// While `b` is used, `ahead` is brought into the L2 cache, a part of it per panel of `a`.
+    pub fn panel(rows: usize, a: &[Line], b: &[Line], ahead: &[Line], mut each: impl FnMut(usize, &Block)) {
+        let steps = b.len() / STEP_LINES;
+        let (r, full) = (rows as u8, TILE_ROWS as u8);
+        let config = Config {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            bytes_per_row: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+            rows: [r, r, r, r, r, r, full, full, 0, 0, 0, 0, 0, 0, 0, 0],
+        };
+        let lines_per_step = ahead.len().div_ceil(a.len() / STEP_LINES).min(MAX_LINES_AHEAD);
+        let mut c = Block([[0.0; WIDTH]; 2 * TILE_ROWS]);
+        // SAFETY: an `Amx` exists (the caller's self), so the tiles may be used; the operand is 64 bytes of a valid
+        // configuration.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
+        for (i, a) in a.chunks_exact(b.len()).enumerate() {
+            let ahead = ahead.as_ptr().wrapping_add(i * steps * lines_per_step);
+            // SAFETY: `a` and `b` hold `steps` x 96 lines and `steps` is not zero (the caller asserts both), and the
+            // tiles are configured with at most 16 rows of 64 bytes.
+            unsafe { block(a.as_ptr(), b.as_ptr(), steps, ahead, lines_per_step * size_of::<Line>(), &mut c) };
+            each(i, &c);
+        }
+        // SAFETY: the tiles were configured above; nothing of them is needed any more.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+
+    /// The loads of one tile of plane `$p`: `s` is 64, the distance of its rows.
+    macro_rules! load {
+        (a0, $p:literal) => {
+            concat!("tileloadd tmm4, [{a} + {s} + 2048*", $p, "]")
+        };
+        (a1, $p:literal) => {
+            concat!("tileloadd tmm5, [{a} + {s} + 2048*", $p, " + 1024]")
+        };
+        (b0, $p:literal) => {
+            concat!("tileloadd tmm6, [{b} + {s} + 2048*", $p, "]")
+        };
+        (b1, $p:literal) => {
+            concat!("tileloadd tmm7, [{b} + {s} + 2048*", $p, " + 1024]")
+        };
+    }
+
+    /// The product of a row of tiles of A and a column of tiles of B, and the `$i`-th 24th of the lines of the next step
+    /// (to L1) and of those ahead (to L2).
+    macro_rules! dot {
+        (@ $c:literal, $a:literal, $b:literal, $i:literal) => {
+            concat!("tdpbf16ps tmm", $c, ", tmm", $a, ", tmm", $b, "\n",
+                "prefetcht0 [{a} + 6144 + 256*", $i, "]\n", "prefetcht0 [{a} + 6208 + 256*", $i, "]\n",
+                "prefetcht0 [{a} + 6272 + 256*", $i, "]\n", "prefetcht0 [{a} + 6336 + 256*", $i, "]\n",
+                "prefetcht0 [{b} + 6144 + 256*", $i, "]\n", "prefetcht0 [{b} + 6208 + 256*", $i, "]\n",
+                "prefetcht0 [{b} + 6272 + 256*", $i, "]\n", "prefetcht0 [{b} + 6336 + 256*", $i, "]\n",
+                "prefetcht1 [{ahead} + 64*", $i, "]")
+        };
+        (0, 0, $i:literal) => { dot!(@ 0, 4, 6, $i) };
+        (0, 1, $i:literal) => { dot!(@ 1, 4, 7, $i) };
+        (1, 0, $i:literal) => { dot!(@ 2, 5, 6, $i) };
+        (1, 1, $i:literal) => { dot!(@ 3, 5, 7, $i) };
+    }
+
+    /// One 32 x 32 block of C. Neighbouring products of planes share one operand, so a step loads 14 tiles for its
+    /// 24 products; a tile register is loaded anew right after its last use. Each step prefetches its successor and
+    /// 24 lines from `ahead` on, which moves by `stride` bytes.
+    ///
+    /// # Safety
+    /// The tiles are configured as in [`panel`]; `a` and `b` point to `steps` x [`STEP_LINES`] lines; `steps` > 0.
+    unsafe fn block(a: *const Line, b: *const Line, steps: usize, ahead: *const Line, stride: usize, c: &mut Block) {
+        // SAFETY: the tile loads stay within `steps` x 6144 bytes from `a` and from `b`, the stores within the 4096
+        // bytes of `c` (rows 0..16 and 16..32, 128 bytes each). A prefetch may name any address. All tile registers are declared as overwritten.
+        unsafe {
+            asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                ".p2align 5",
+                "2:",
+                load!(a0, 1), load!(b0, 1), load!(b1, 1), load!(a1, 1),
+                dot!(0, 0, 0), dot!(1, 0, 1), load!(b0, 0), dot!(0, 1, 2), dot!(1, 1, 3), load!(b1, 0), // a1 b1
+                dot!(0, 0, 4), dot!(0, 1, 5), load!(a0, 2), dot!(1, 0, 6), dot!(1, 1, 7), load!(a1, 2), // a1 b0
+                dot!(0, 0, 8), dot!(0, 1, 9), load!(a0, 0), dot!(1, 0, 10), dot!(1, 1, 11), load!(a1, 0), // a2 b0
+                dot!(0, 0, 12), dot!(1, 0, 13), load!(b0, 2), dot!(0, 1, 14), dot!(1, 1, 15), load!(b1, 2), // a0 b0
+                dot!(0, 0, 16), dot!(1, 0, 17), load!(b0, 1), dot!(0, 1, 18), dot!(1, 1, 19), load!(b1, 1), // a0 b2
+                dot!(0, 0, 20), dot!(0, 1, 21), dot!(1, 0, 22), dot!(1, 1, 23),                             // a0 b1
+                "add {a}, 6144",
+                "add {b}, 6144",
+                "add {ahead}, {stride}",
+                "dec {steps}",
+                "jnz 2b",
+                "mov {s:e}, 128",
+                "tilestored [{c} + {s}], tmm0",
+                "tilestored [{c} + {s} + 64], tmm1",
+                "tilestored [{c} + {s} + 2048], tmm2",
+                "tilestored [{c} + {s} + 2112], tmm3",
+                a = inout(reg) a => _,
+                b = inout(reg) b => _,
+                ahead = inout(reg) ahead => _,
+                stride = in(reg) stride,
+                steps = inout(reg) steps => _,
+                s = inout(reg) 64usize => _,
+                c = in(reg) c,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+}
