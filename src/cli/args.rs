@@ -144,7 +144,7 @@ pub struct SaeArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Sparse autoencoder")]
 pub struct EditArgs {
-    /// zero:ID,... scale:ID=FACTOR set:ID=VALUE add:ID=DELTA keep:ID,...; may be repeated
+    /// zero:ID,... scale:ID,...=FACTOR set:ID,...=VALUE add:ID,...=DELTA keep:ID,...; may be repeated
     #[arg(long, value_name = "EDIT", requires = "sae")]
     pub edit: Vec<Edit>,
 }

@@ -46,6 +46,12 @@ impl Console {
         self.bar.finish_and_clear();
     }
 
+    /// Whether `-q` was given.
+    #[cfg(feature = "hub")]
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Something that went wrong; always said.
     pub fn error(&self, message: &str) {
         self.bar.suspend(|| eprintln!("error: {message}"));

@@ -34,7 +34,8 @@ pub fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<ExitCode> {
     console.result(
         || rows.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect(),
         || {
-            let fields = rows.iter().map(|(name, value)| (name.replace(' ', "_"), Value::from(value.as_str())));
+            let fields =
+                rows.iter().map(|(name, value)| (name.replace(' ', "_").to_lowercase(), Value::from(value.as_str())));
             vec![Value::Object(fields.collect::<Map<_, _>>())]
         },
     )?;

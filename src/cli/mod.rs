@@ -5,6 +5,8 @@ mod args;
 mod completions;
 mod console;
 mod doctor;
+#[cfg(feature = "hub")]
+mod download;
 mod features;
 mod heatmap;
 mod inputs;

@@ -1,6 +1,7 @@
 //! Pictures read, decoded and prepared on threads of their own, while the engine computes.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -75,7 +76,10 @@ pub struct Reading {
 impl Reading {
     fn read(&self, input: &Input) -> Picture {
         let mut hash = String::new();
-        let state = self.state(input, &mut hash).unwrap_or_else(|error| State::Failed(reason(&error)));
+        // A decoder that panics costs its picture, not those that this thread would read next.
+        let state = std::panic::catch_unwind(AssertUnwindSafe(|| self.state(input, &mut hash)));
+        let state = state.unwrap_or_else(|_| Err(Error::image(&input.name, "the decoder panicked")));
+        let state = state.unwrap_or_else(|error| State::Failed(reason(&error)));
         Picture { name: input.name.clone(), hash, state }
     }
 

@@ -34,6 +34,10 @@ pub struct Asked {
 /// Those of [`Engine::open`].
 pub fn open(args: &ModelArgs, console: &Console) -> anyhow::Result<Engine> {
     let source = Source::parse(&args.model)?;
+    #[cfg(feature = "hub")]
+    if let Source::Hub(id) = &source {
+        super::download::fetch(id, console)?;
+    }
     let options = Options { device: args.device, dtype: args.dtype, seed: args.seed };
     let engine = Engine::open(&source, &options)?;
     console.detail(&format!(

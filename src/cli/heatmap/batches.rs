@@ -51,7 +51,6 @@ pub struct End {
     /// Images whose results were there.
     skipped: usize,
     failed: usize,
-    lines: usize,
     elapsed: Duration,
     computing: Duration,
 }
@@ -75,8 +74,9 @@ impl<'a> Run<'a> {
             }
         }
         let path = folder.join("results.jsonl");
-        let expected = asked.question.targets() * asked.question.methods.len();
-        let earlier = if args.resume { Earlier::read(&path, &options, expected)? } else { Earlier::default() };
+        let methods: Vec<String> = asked.question.methods.iter().map(|(m, _)| m.method.canonical()).collect();
+        let targets = asked.question.targets();
+        let earlier = if args.resume { Earlier::read(&path, &options, &methods, targets)? } else { Earlier::default() };
         let index = JsonLines::with_lines(&path, &earlier.kept())?;
         let limits = Batches::new(args.batch_size, inputs.len());
         let end = End { inputs: inputs.len(), ..End::default() };
@@ -110,8 +110,8 @@ impl<'a> Run<'a> {
         self.end.interrupted = interrupt.requested();
         if !self.end.interrupted {
             self.flush(&mut batch, grid)?;
-            self.earlier.drop_replaced(&self.record.folder.join("results.jsonl"))?;
         }
+        self.earlier.drop_replaced(&self.record.folder.join("results.jsonl"))?;
         self.console.finish();
         self.end.elapsed = start.elapsed();
         Ok(self.end)
@@ -186,8 +186,9 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        self.index.append(&appended)?;
-        self.end.lines += appended.len();
+        if !appended.is_empty() {
+            self.index.append(&appended)?;
+        }
         for (picture, lines) in batch.iter().zip(written) {
             if let Lines::Results(lines) = lines {
                 record_gaps(self.console, &lines);

@@ -28,28 +28,25 @@ struct Line {
 }
 
 impl Earlier {
-    /// Reads an index. An image is done when it has `expected` lines with these options (the method apart); the lines
-    /// of an image that was torn apart by an interrupt are left out.
+    /// Reads an index. An image is done when it has `targets` lines with these options for each of the `methods`; the
+    /// lines of an image that was torn apart by an interrupt are left out.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Usage`] for a file that is not an index.
-    pub fn read(path: &Path, options: &Value, expected: usize) -> Result<Self> {
+    pub fn read(path: &Path, options: &Value, methods: &[String], targets: usize) -> Result<Self> {
         let lines = read_lines(path).map_err(|error| match error {
             Error::File { .. } => Error::usage(format!("cannot resume: {error}")),
             other => other,
         })?;
-        // Numbers take the same way through text as those of the file.
-        let options: Option<Value> = serde_json::from_str(&options.to_string()).ok();
         let mut counts: HashMap<(String, String), usize> = HashMap::new();
         let mut parsed = Vec::new();
         let mut earlier = Earlier::default();
         for (text, mut line) in lines {
             let of = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
             let (image, hash, error) = (of("image"), of("image_hash"), line["error"].as_str().map(str::to_owned));
-            if let Some(options) = line["options"].as_object_mut() {
-                options.shift_remove("method");
-            }
-            let ours = options.as_ref() == Some(&line["options"]);
+            let method = line["options"].as_object_mut().and_then(|options| options.shift_remove("method"));
+            let asked = method.is_some_and(|m| methods.iter().any(|asked| m == *asked));
+            let ours = asked && line["options"] == *options;
             if ours {
                 *counts.entry((image.clone(), hash.clone())).or_default() += 1;
             }
@@ -59,9 +56,17 @@ impl Earlier {
             }
             parsed.push((hash, ours, Line { image, replaceable, text }));
         }
+        let expected = targets * methods.len();
         earlier.done = counts.into_iter().filter(|(_, count)| *count == expected).map(|(key, _)| key).collect();
+        let explained: HashSet<&String> = earlier.done.iter().map(|(image, _)| image).collect();
         for (hash, ours, line) in parsed {
-            if !ours || earlier.done.contains(&(line.image.clone(), hash)) {
+            let keep = match (ours, line.replaceable) {
+                (true, _) => earlier.done.contains(&(line.image.clone(), hash)),
+                // A failure that was overcome since.
+                (false, true) => !explained.contains(&line.image),
+                (false, false) => true,
+            };
+            if keep {
                 earlier.lines.push(line);
             }
         }
@@ -131,7 +136,8 @@ mod tests {
             result("b", "2", "rollout", &mine),
         ];
         JsonLines::with_lines(&path, &[]).unwrap().append(&lines).unwrap();
-        let mut earlier = Earlier::read(&path, &mine, 2).unwrap();
+        let methods = ["rollout", "chefer"].map(str::to_owned);
+        let mut earlier = Earlier::read(&path, &mine, &methods, 1).unwrap();
         assert_eq!(earlier.kept().len(), 4);
         let done = earlier.is_done();
         assert!(done("a", "1") && !done("a", "9") && !done("b", "2"));
