@@ -95,7 +95,7 @@ fn ctrl_c_finishes_the_batch_and_the_rest_can_follow() {
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let stopped = lines(&index).len();
-    assert!(stopped > 0 && stopped < 80 && stopped % 2 == 0, "{stopped}");
+    assert!(stopped > 0 && stopped < 80 && stopped.is_multiple_of(2), "{stopped}");
 
     vitscope(folder.path(), &args(&photos, "out", &[&slow[..], &["--resume"]].concat())).code(0);
     vitscope(folder.path(), &args(&photos, "whole", &slow)).code(0);

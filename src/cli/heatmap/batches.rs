@@ -80,7 +80,7 @@ impl<'a> Run<'a> {
         let index = JsonLines::with_lines(&path, &earlier.kept())?;
         let limits = Batches::new(args.batch_size, inputs.len());
         let end = End { inputs: inputs.len(), ..End::default() };
-        let reading = Reading { preprocess, decode: setup::decode(&args.preprocess), done: earlier.is_done() };
+        let reading = Reading { preprocess, decode: setup::decode(&args.preprocess), done: earlier.done() };
         let pictures = Pictures::read(inputs, reading);
         let record = Record::new(args, &asked, options);
         Ok(Run { asked, console, record, pictures, limits, index, earlier, end })
@@ -150,7 +150,7 @@ impl<'a> Run<'a> {
             other => Ok(other?),
         };
         let mut explanations = explained.iter().flatten();
-        let paired: Vec<(&Picture, std::result::Result<Option<&Explanation>, String>)> = batch
+        let paired: Vec<(&Picture, Explained<'_>)> = batch
             .iter()
             .map(|picture| match (&picture.state, &explained) {
                 (State::Ready(_), Err(reason)) => (picture, Err(reason.clone())),
@@ -200,6 +200,9 @@ impl<'a> Run<'a> {
     }
 }
 
+/// What the engine said about a picture: an explanation, nothing because none was wanted, or why there is none.
+type Explained<'a> = Result<Option<&'a Explanation>, String>;
+
 /// What a picture adds to the index.
 enum Lines {
     /// Nothing: it is there.
@@ -211,11 +214,7 @@ enum Lines {
 }
 
 /// Writes a picture's files. Only what concerns the output folder is an error.
-fn lines(
-    record: &Record,
-    picture: &Picture,
-    explained: std::result::Result<Option<&Explanation>, String>,
-) -> Result<Lines> {
+fn lines(record: &Record, picture: &Picture, explained: Explained<'_>) -> Result<Lines> {
     let explanation = match explained {
         Ok(Some(explanation)) => explanation,
         Ok(None) => return Ok(Lines::None),
