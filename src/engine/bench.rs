@@ -101,7 +101,7 @@ impl Engine {
                 seconds.push(start.elapsed().as_secs_f64());
             }
             let scores = explanations.iter().flat_map(|e| &e.result.scores);
-            let maps = explanations.iter().flat_map(|e| &e.result.maps).flat_map(|map| &map.values);
+            let maps = explanations.iter().flat_map(|e| &e.result.maps).flat_map(|map| &map.exact);
             if !scores.chain(maps).all(|v| v.is_finite()) {
                 return Err(Error::Verification(format!("{pass}: not a number among the results")));
             }

@@ -29,8 +29,10 @@ pub struct MapValues {
     pub rows: usize,
     /// Columns of the grid.
     pub cols: usize,
-    /// (rows, cols), raw.
-    pub values: Vec<f64>,
+    /// (rows, cols), raw, as results hold it.
+    pub values: Vec<f32>,
+    /// The same before it was rounded to f32.
+    pub exact: Vec<f64>,
     /// The score that the map explains.
     pub score: f64,
     /// Integrated gradients only: sum of the map minus difference of the scores.
@@ -78,14 +80,7 @@ impl Engine {
     pub fn explain(&mut self, images: &[&Prepared], question: &Question) -> Result<Vec<Explanation>> {
         let Some(first) = images.first() else { return Ok(Vec::new()) };
         let grid = self.grid(first.width, first.height)?;
-        let (height, width) = grid.pixels();
-        let mut values = Vec::with_capacity(images.len() * 3 * height * width);
-        for image in images {
-            // Pixels past the last whole patch are not seen by the model.
-            let rows = image.pixels.chunks(image.width).enumerate();
-            let kept = rows.filter(|(row, _)| row % image.height < height);
-            values.extend(kept.flat_map(|(_, row)| row[..width].iter().map(|&v| f64::from(v))));
-        }
+        let values = pixel_values(images, grid);
         self.explain_pixels(&values, images.len(), grid, question)
     }
 
@@ -134,6 +129,19 @@ impl Engine {
     }
 }
 
+/// Normalised pixels (B,3,R,R) in double precision.
+pub(super) fn pixel_values(images: &[&Prepared], grid: PatchGrid) -> Vec<f64> {
+    let (height, width) = grid.pixels();
+    let mut values = Vec::with_capacity(images.len() * 3 * height * width);
+    for image in images {
+        // Pixels past the last whole patch are not seen by the model.
+        let rows = image.pixels.chunks(image.width).enumerate();
+        let kept = rows.filter(|(row, _)| row % image.height < height);
+        values.extend(kept.flat_map(|(_, row)| row[..width].iter().map(|&v| f64::from(v))));
+    }
+    values
+}
+
 /// The part of image `b` in a variant's output.
 fn pictured(
     variant: &VariantOutput,
@@ -171,7 +179,8 @@ fn pictured(
                 text,
                 rows,
                 cols,
-                values,
+                values: values.iter().map(|&v| v as f32).collect(),
+                exact: values,
                 score: row(if is_single { &single } else { &scores }, text),
                 completeness_gap: gap,
             });

@@ -102,6 +102,9 @@ pub trait Runner: Send {
     /// Those of the device.
     fn run(&mut self, job: &Job, pixels: &[f64]) -> Result<JobOutput>;
 
+    /// Bytes that a weight matrix (n,k) takes on the device, with or without its reverse.
+    fn matrix_bytes(&self, n: usize, k: usize, reverse: bool) -> usize;
+
     /// `exp(logit_scale)` of the loaded model.
     fn logit_scale(&self) -> f64;
 }
@@ -252,6 +255,10 @@ impl<T: Number> Runner for CpuRunner<T> {
         let watched = memory.take_watched();
         self.memory = Some((job.clone(), memory));
         Ok(JobOutput { variants: outputs, watched })
+    }
+
+    fn matrix_bytes(&self, n: usize, k: usize, reverse: bool) -> usize {
+        T::matrix_bytes(n, k, reverse)
     }
 
     fn logit_scale(&self) -> f64 {

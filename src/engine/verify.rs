@@ -194,7 +194,7 @@ fn tensors_of(explanations: &[Explanation], question: &Question, ours: &mut BTre
         add("score".into(), &mut result.scores.iter().copied());
         for map in &result.maps {
             let name = format!("map.{}", question.methods[map.method].0.given);
-            add(name, &mut map.values.iter().copied());
+            add(name, &mut map.exact.iter().copied());
         }
     }
 }

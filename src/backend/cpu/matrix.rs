@@ -146,7 +146,7 @@ impl Number for f32 {
     }
 
     fn matrix_bytes(n: usize, k: usize, reverse: bool) -> usize {
-        let copies = if reverse { 2 } else { 1 };
-        n * k * size_of::<f32>() * copies
+        let forward = Panels::packed_bytes(n, k, Kernel::best());
+        forward + if reverse { Panels::packed_bytes(k, n, Kernel::best()) } else { 0 }
     }
 }

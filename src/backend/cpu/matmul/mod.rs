@@ -131,6 +131,15 @@ impl Panels {
         self.k
     }
 
+    /// The bytes that W (N,K) takes packed for `kernel`.
+    pub fn packed_bytes(n: usize, k: usize, kernel: Kernel) -> usize {
+        let panels = n.div_ceil(WIDTH);
+        match kernel {
+            Kernel::Amx(_) => panels * k.div_ceil(STEP) * STEP_LINES * size_of::<Line>(),
+            Kernel::Fma => panels * k * size_of::<PanelRow>(),
+        }
+    }
+
     /// The bytes of the packed weights.
     pub fn bytes(&self) -> usize {
         match &self.packed {
