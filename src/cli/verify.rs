@@ -48,11 +48,8 @@ pub fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<ExitCode> {
         }
     }
     console.result(|| table(&["fixture", "tensor", "our error", "torch's error", "ratio", "ok"], &rows), || lines)?;
-    let summary = format!(
-        "{tensors} tensors of {} fixtures in {}: {failed} outside their bound",
-        fixtures.len(),
-        args.dtype
-    );
+    let summary =
+        format!("{tensors} tensors of {} fixtures in {}: {failed} outside their bound", fixtures.len(), args.dtype);
     console.say(&summary);
     if failed > 0 {
         return Err(Error::Verification(summary).into());
@@ -80,8 +77,10 @@ fn files(paths: &[PathBuf]) -> vitscope::Result<Vec<PathBuf>> {
             continue;
         }
         let entries = std::fs::read_dir(path).map_err(|e| Error::io(path, e))?;
-        let mut found: Vec<PathBuf> =
-            entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.extension().is_some_and(|e| e == "safetensors")).collect();
+        let mut found: Vec<PathBuf> = entries
+            .filter_map(|e| Some(e.ok()?.path()))
+            .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
+            .collect();
         found.sort();
         files.extend(found);
     }

@@ -1,12 +1,7 @@
 //! What a question takes of the device's memory, before it is asked.
 
 use super::{Engine, Question, pixels};
-use crate::{
-    Result,
-    backend::PatchGrid,
-    model::pass::MapKey,
-    weights::SaeWeights,
-};
+use crate::{Result, backend::PatchGrid, model::pass::MapKey, weights::SaeWeights};
 
 impl Engine {
     /// Bytes of the arena that explaining `batch` images on `grid` needs: the largest of its passes.
@@ -24,7 +19,11 @@ impl Engine {
         }
         let runner = self.runner()?;
         let bytes = jobs.iter().map(|job| runner.arena_bytes(job)).collect::<Result<Vec<_>>>()?;
-        Ok(bytes.into_iter().max().unwrap_or(0))
+        // The host holds the pixels, and what comes back of their gradient, in double precision.
+        let host = 3 * batch * grid.height * grid.width * size_of::<f64>();
+        let gradients =
+            if question.methods.iter().any(|(_, key)| *key == MapKey::Pixels) { question.targets() } else { 0 };
+        Ok(bytes.into_iter().max().unwrap_or(0) + host * (1 + gradients))
     }
 
     /// Bytes of the image tower's weights as the device holds them for `question`: a reverse needs the matrices of the
@@ -47,8 +46,8 @@ impl Engine {
             bytes(3 * d, d, through) + bytes(d, d, back) + bytes(f, d, back) + bytes(d, f, back)
         };
         let blocks: usize = (0..tower.layers).map(block).sum();
-        let ends = bytes(d, 3 * p * p, keys().any(|key| key == MapKey::Pixels))
-            + bytes(config.embed, d, lowest.is_some());
+        let ends =
+            bytes(d, 3 * p * p, keys().any(|key| key == MapKey::Pixels)) + bytes(config.embed, d, lowest.is_some());
         // The trained positions stay in f32, and once more for the grid at hand.
         blocks + ends + config.vision.tokens() * d * (size_of::<f32>() + self.dtype.size())
     }

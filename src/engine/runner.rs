@@ -143,12 +143,7 @@ struct Parts<'a, B: Backend> {
 }
 
 impl<'a, B: Backend> Parts<'a, B> {
-    fn new(
-        backend: &B,
-        vision: &'a Vision<B::Matrix, B::Vector>,
-        sae: Option<(&'a B::Sae, usize)>,
-        job: &Job,
-    ) -> Self {
+    fn new(backend: &B, vision: &'a Vision<B::Matrix, B::Vector>, sae: Option<(&'a B::Sae, usize)>, job: &Job) -> Self {
         let (side, width) = (vision.config.grid(), vision.tower().width);
         let positions = interpolate_positions(&vision.positions, side, width, job.grid.rows, job.grid.cols);
         Parts {
@@ -191,7 +186,7 @@ impl<'a, B: Backend> Parts<'a, B> {
     }
 
     fn plan(&self, backend: &B, job: &Job) -> Result<Plan> {
-        let (height, width) = job.grid.pixels();
+        let (height, width) = (job.grid.height, job.grid.width);
         let pixels = vec![0.0; job.batch * 3 * height * width];
         let keys = job.keys.iter().copied().collect();
         let variants: Vec<&[Edit]> = job.variants.iter().map(Vec::as_slice).collect();

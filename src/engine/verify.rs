@@ -94,9 +94,10 @@ impl Fixture {
     }
 
     fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        self.file.shape(name).map(<[usize]>::to_vec).ok_or_else(|| {
-            Error::tensor(self.file.path(), name, "a tensor", "nothing")
-        })
+        self.file
+            .shape(name)
+            .map(<[usize]>::to_vec)
+            .ok_or_else(|| Error::tensor(self.file.path(), name, "a tensor", "nothing"))
     }
 }
 

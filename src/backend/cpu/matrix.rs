@@ -5,9 +5,10 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 
 use super::{
-    Real, matmul,
-    matmul::{Kernel, Panels},
+    Real,
     layer_norm::exact_sum,
+    matmul,
+    matmul::{Kernel, Panels},
     small::{Strided, StridedMut},
 };
 

@@ -167,7 +167,7 @@ impl Record {
             scale: drawing.scale(named.method, &own, &all)?,
         };
         let size = &ready.prepared;
-        let grid = PatchGrid { rows: size.height / self.patch, cols: size.width / self.patch, patch: self.patch };
+        let grid = PatchGrid::of(size.height, size.width, self.patch);
         let name = format!("overlays/{stem}.png");
         write_png(self.folder.join(&name), &drawing.draw(ready, grid, named.method, &overlay)?)?;
         Ok(name.into())
