@@ -27,14 +27,14 @@
 //! (`cargo bench --bench matmul`). The block of C alone, from L2: 346, with prefetches 380. Packing X, copying C and
 //! fetching W from L3 cost the rest.
 //!
-//! | M x K x N       | tiles, 1 core | 2 cores | multiply-adds, 1 core | 2 cores | `gemm` crate, 1 core | 2 cores |
-//! |-----------------|---------------|---------|-----------------------|---------|----------------------|---------|
-//! | 800 x 768 x 768  | 273 | 598 | 118 | 226 | 142 | 240 |
-//! | 800 x 768 x 3072 | 316 | 584 | 118 | 204 | 158 | 294 |
-//! | 800 x 3072 x 768 | 275 | 551 | 102 | 197 | 157 | 228 |
-//! | 257 x 1024 x 4096 | 281 | 525 | 96 | 206 | 123 | 231 |
-//! | 50 x 768 x 3072  | 228 | 453 | 76 | 159 | 74 | 155 |
-//! | 1 x 768 x 3072   | 9 | 15 | 10 | 18 | 14 | 14 |
+//! | M x K x N | tiles, 1 core | 2 cores | multiply-adds, 1 core | 2 cores | `gemm` crate, 1 core | 2 cores |
+//! |---|---|---|---|---|---|---|
+//! | 800 x 768 x 768 | 273 | 598 | 118 | 226 | 142 | 240 |
+//! | 800 x 768 x 3072 | 278 | 582 | 113 | 204 | 158 | 294 |
+//! | 800 x 3072 x 768 | 270 | 551 | 102 | 197 | 157 | 228 |
+//! | 257 x 1024 x 4096 | 249 | 520 | 96 | 206 | 123 | 231 |
+//! | 50 x 768 x 3072 | 228 | 453 | 76 | 159 | 74 | 155 |
+//! | 1 x 768 x 3072 | 9 | 15 | 10 | 18 | 14 | 14 |
 
 mod amx;
 mod fma;
@@ -74,7 +74,7 @@ impl Kernel {
     }
 }
 
-/// A weight matrix W (N,K), packed once for [`product`]. It replaces the f32 weights.
+/// A weight matrix W (N,K), packed once for [`product()`]. It replaces the f32 weights.
 pub struct Panels {
     n: usize,
     k: usize,
