@@ -106,7 +106,12 @@ impl Error {
         expected: impl Into<String>,
         found: impl Into<String>,
     ) -> Self {
-        Error::Tensor { path: path.to_path_buf(), tensor: tensor.into(), expected: expected.into(), found: found.into() }
+        Error::Tensor {
+            path: path.to_path_buf(),
+            tensor: tensor.into(),
+            expected: expected.into(),
+            found: found.into(),
+        }
     }
 
     /// An [`Error::Usage`].

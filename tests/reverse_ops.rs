@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Rng, derivative_matches};
+use common::Rng;
 use vitscope::{
     backend::{
         AttentionShape, Backend, Code, Epilogue, EpilogueReverse, Linear, Memory, Norm, PatchGrid, Plan, Rows,
@@ -45,12 +45,8 @@ fn layer_norm() {
     };
     let stats = forward(&x).1;
     // Two targets over the same forward rows, the second added to what is there.
-    let specs: [(&str, &[usize], Option<&[f64]>); 4] = [
-        ("dx", &[2 * n, d], None),
-        ("dy", &[2 * n, d], None),
-        ("x", &[n, d], Some(&x)),
-        ("s", &[n, 2], Some(&stats)),
-    ];
+    let specs: [(&str, &[usize], Option<&[f64]>); 4] =
+        [("dx", &[2 * n, d], None), ("dy", &[2 * n, d], None), ("x", &[n, d], Some(&x)), ("s", &[n, 2], Some(&stats))];
     let (mut m, [dx, g, xt, s]) = arena(specs, &[]);
     m.upload(g, &[dy.clone(), dy.clone()].concat()).unwrap();
     X.fill(&mut m, dx, 1.0).unwrap();
@@ -82,9 +78,7 @@ fn linear_with_every_epilogue() {
     X.linear_reverse(&mut m, dx, g, &layer, EpilogueReverse::None, n).unwrap();
     let dx = m.download(dx).unwrap();
     derivative_matches("linear", &x, &dx, |x| dot(&forward(x, &|_| Epilogue::None), &dy));
-    derivative_matches("linear + residual", &x, &dx, |x| {
-        dot(&forward(x, &|r| Epilogue::Residual(r.rows(out))), &dy)
-    });
+    derivative_matches("linear + residual", &x, &dx, |x| dot(&forward(x, &|r| Epilogue::Residual(r.rows(out))), &dy));
 
     for kind in [Activation::QuickGelu, Activation::Gelu, Activation::GeluTanh] {
         // y = act(u) with u the input of a linear layer that is the identity, then its reverse through act'.
@@ -134,21 +128,21 @@ fn attention_of_all_rows_and_of_cls_alone() {
 
 #[test]
 fn patch_embedding() {
-    let grid = PatchGrid { rows: 2, cols: 3, patch: 2 };
+    let grid = PatchGrid::of(5, 7, 2);
     let (b, d, t, row) = (2, 4, grid.tokens(), 12);
     let mut rng = Rng::new(4);
     let weight = X.matrix(d, row, rng.normal(d * row).iter().map(|&v| v as f32).collect());
     let (cls, positions) = (rng.normal(d), rng.normal(t * d));
-    let (pixels, dy) = (rng.normal(b * 3 * 4 * 6), rng.normal(b * t * d));
+    let (pixels, dy) = (rng.normal(b * 3 * 5 * 7), rng.normal(b * t * d));
     let forward = |pixels: &[f64]| {
         let specs: [(&str, &[usize], Option<&[f64]>); 3] =
-            [("x", &[b, t, d], None), ("p", &[b, t, row], None), ("pixels", &[b, 3, 4, 6], Some(pixels))];
+            [("x", &[b, t, d], None), ("p", &[b, t, row], None), ("pixels", &[b, 3, 5, 7], Some(pixels))];
         let (mut m, [x, patches, pixels]) = arena(specs, &[]);
         X.patch_embed(&mut m, x, patches, pixels, &weight, &cls, &positions, b, grid).unwrap();
         m.download(x).unwrap()
     };
     let specs: [(&str, &[usize], Option<&[f64]>); 3] =
-        [("dpixels", &[b, 3, 4, 6], None), ("dp", &[b, t, row], None), ("dx", &[b, t, d], Some(&dy))];
+        [("dpixels", &[b, 3, 5, 7], None), ("dp", &[b, t, row], None), ("dx", &[b, t, d], Some(&dy))];
     let (mut m, [dpixels, dp, dx]) = arena(specs, &[]);
     X.patch_embed_reverse(&mut m, dpixels, dp, dx, &weight, b, grid).unwrap();
     derivative_matches("patch_embed", &pixels, &m.download(dpixels).unwrap(), |p| dot(&forward(p), &dy));
@@ -312,10 +306,8 @@ fn sae_hook_and_latents_in_every_splice_and_through_mode() {
                         let what = format!("{activation:?} {norm:?} {rescale} {splice} {through}");
                         let mut c = encode(&sae, &x, &dy, &edits);
                         let Coded { m, code, x: xt, dx, dz, dy: dyt, .. } = &mut c;
-                        X.sae_splice_reverse(
-                            m, *dx, *dz, *dyt, *xt, *code, &sae, splice, through, &MASK, N, N,
-                        )
-                        .unwrap();
+                        X.sae_splice_reverse(m, *dx, *dz, *dyt, *xt, *code, &sae, splice, through, &MASK, N, N)
+                            .unwrap();
                         let (dx, dz) = (m.download(*dx).unwrap(), m.download(*dz).unwrap());
                         // A detached error and a straight-through splice are derivatives of another function.
                         derivative_matches(&what, &x, &dx, |x| {
@@ -392,4 +384,29 @@ fn rows_of_a_wider_tensor_are_found() {
     let eye = Linear { weight: X.matrix(3, 3, vec![1., 0., 0., 0., 1., 0., 0., 0., 1.]), bias: None };
     X.linear(&mut m, y, Rows { tensor: x, stride: 6 }, &eye, Epilogue::None, 2).unwrap();
     assert_eq!(m.download(y).unwrap(), [9., 11., 13., 9., 11., 13.]);
+}
+
+/// Checks `gradient` of `f` at `x` by 4-point central differences, element by element: the largest difference is under
+/// 1e-6 of the gradient's largest element.
+fn derivative_matches(what: &str, x: &[f64], gradient: &[f64], f: impl Fn(&[f64]) -> f64) {
+    assert_eq!(x.len(), gradient.len(), "{what}");
+    let h = 1e-4;
+    let mut moved = x.to_vec();
+    let largest = gradient.iter().fold(0.0f64, |m, g| m.max(g.abs()));
+    for i in 0..x.len() {
+        let mut at = |offset: f64| {
+            moved[i] = x[i] + offset;
+            let value = f(&moved);
+            moved[i] = x[i];
+            value
+        };
+        let numeric = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
+        let error = (numeric - gradient[i]).abs();
+        assert!(
+            error <= 1e-6 * largest.max(1e-3),
+            "{what}: element {i}: gradient {}, finite difference {numeric}, relative error {:.1e}",
+            gradient[i],
+            error / largest
+        );
+    }
 }

@@ -86,7 +86,7 @@ impl AttentionShape {
     }
 }
 
-/// A pixel grid cut into square patches.
+/// A picture cut into square patches. Pixels past the last whole patch are not seen by the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PatchGrid {
     /// Patches from top to bottom.
@@ -95,9 +95,18 @@ pub struct PatchGrid {
     pub cols: usize,
     /// Side of a patch in pixels.
     pub patch: usize,
+    /// Height of the picture in pixels, at least `rows * patch`.
+    pub height: usize,
+    /// Width of the picture in pixels, at least `cols * patch`.
+    pub width: usize,
 }
 
 impl PatchGrid {
+    /// The grid of a picture.
+    pub fn of(height: usize, width: usize, patch: usize) -> Self {
+        PatchGrid { rows: height / patch, cols: width / patch, patch, height, width }
+    }
+
     /// `P`, the number of patches.
     pub fn patches(&self) -> usize {
         self.rows * self.cols
@@ -108,8 +117,8 @@ impl PatchGrid {
         self.patches() + 1
     }
 
-    /// Height and width of the picture in pixels that the grid covers.
-    pub fn pixels(&self) -> (usize, usize) {
+    /// Height and width in pixels of what whole patches cover.
+    pub fn covered(&self) -> (usize, usize) {
         (self.rows * self.patch, self.cols * self.patch)
     }
 }
@@ -258,14 +267,8 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `o` (B,queries,D) = softmax(q k^T Dh^-1/2) v by head, from `qkv` (B,T,3D); `lse` (B,queries,H) = log-sum-exp of the scores.
-    fn attention(
-        &self,
-        m: &mut Self::Memory,
-        o: Tensor,
-        lse: Tensor,
-        qkv: Tensor,
-        shape: AttentionShape,
-    ) -> Result<()>;
+    fn attention(&self, m: &mut Self::Memory, o: Tensor, lse: Tensor, qkv: Tensor, shape: AttentionShape)
+    -> Result<()>;
 
     /// `dqkv` (G,T,3D) from `d_o` (G,queries,D), and the relevance row of Chefer et al. with
     /// `A = mean over heads of relu(P * dP)`. Either may be left out.
@@ -389,15 +392,8 @@ pub trait Backend {
     fn gather_rows(&self, m: &mut Self::Memory, y: Tensor, x: Tensor, rows: &[usize], width: usize) -> Result<()>;
 
     /// Row `i * stride` of `y` += row `i` of `x` (n,D), for all `i < n`.
-    fn add_rows(
-        &self,
-        m: &mut Self::Memory,
-        y: Tensor,
-        stride: usize,
-        x: Tensor,
-        n: usize,
-        width: usize,
-    ) -> Result<()>;
+    fn add_rows(&self, m: &mut Self::Memory, y: Tensor, stride: usize, x: Tensor, n: usize, width: usize)
+    -> Result<()>;
 
     /// Slots a row needs for this SAE and these edits.
     fn sae_slots(&self, sae: &Self::Sae, edits: &[Edit]) -> usize;

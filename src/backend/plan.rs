@@ -2,9 +2,7 @@
 //! is first and last used. From that [`Plan`] cuts one arena, so the memory of a pass is known before it starts
 //! and nothing is allocated while it runs. The real pass asks for the same tensors in the same order.
 
-use super::{
-    AttentionShape, Backend, Code, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Relevance, ScoreKind,
-};
+use super::{AttentionShape, Backend, Code, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Relevance, ScoreKind};
 use crate::{
     Error, Result,
     model::{Edit, Splice, Through},

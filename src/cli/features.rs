@@ -194,6 +194,7 @@ impl Listing<'_> {
         caption: String,
     ) -> anyhow::Result<(Value, Value)> {
         let PatchGrid { rows, cols, .. } = self.grid;
+        let (height, width) = self.grid.covered();
         let npy = format!("maps/latent-{}-{kind}.npy", latent.id);
         write_npy(&folder.join(&npy), &[rows, cols], map)?;
         let png = format!("overlays/latent-{}-{kind}.png", latent.id);
@@ -205,7 +206,7 @@ impl Listing<'_> {
         let options = OverlayOptions {
             colormap,
             scale: Some(scale),
-            region: Some(self.ready.seen(self.grid)),
+            region: Some(self.ready.part(height, width)),
             caption: Some(caption),
             ..OverlayOptions::default()
         };

@@ -76,7 +76,8 @@ impl Batches {
             limit /= 2;
             arena = engine.arena_bytes(limit, grid, question)?;
         }
-        let weights = engine.weight_bytes() + request.sae.as_ref().map_or(0, |sae| engine.sae_bytes(&sae.weights));
+        let weights =
+            engine.weight_bytes(question) + request.sae.as_ref().map_or(0, |sae| engine.sae_bytes(&sae.weights));
         console.detail(&format!(
             "{}x{} patches, batch {limit}: {} of weights and {} of arena predicted, {} available",
             grid.rows,

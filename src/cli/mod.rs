@@ -2,6 +2,7 @@
 //! `console`, `inputs` and `pictures`.
 
 mod args;
+mod bench;
 mod completions;
 mod console;
 mod doctor;
@@ -19,6 +20,7 @@ mod pictures;
 mod sae;
 mod setup;
 mod sweep;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -51,6 +53,8 @@ enum Command {
     #[command(subcommand)]
     Sae(sae::SaeCommand),
     Inspect(inspect::InspectArgs),
+    Verify(verify::VerifyArgs),
+    Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -72,6 +76,8 @@ pub fn main() -> ExitCode {
         Command::Sweep(args) => sweep::run(args, &console),
         Command::Sae(command) => sae::run(command, &console),
         Command::Inspect(args) => inspect::run(args, &console),
+        Command::Verify(args) => verify::run(args, &console),
+        Command::Bench(args) => bench::run(args, &console),
         Command::Doctor(args) => doctor::run(args, &console),
         Command::Completions(args) => completions::run(args),
     };

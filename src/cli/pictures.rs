@@ -12,7 +12,6 @@ use std::{
 
 use vitscope::{
     Error, Result,
-    backend::PatchGrid,
     image::{DecodeOptions, Prepared, Preprocess, Rect, Rgb8, decode_bytes},
     report::short_hash,
 };
@@ -52,10 +51,9 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// The part of the original that whole patches cover: what is left over at the right and below is not seen by the
-    /// model.
-    pub fn seen(&self, grid: PatchGrid) -> Rect {
-        let (region, (height, width)) = (self.prepared.region, grid.pixels());
+    /// The part of the original that the upper left `height` x `width` pixels of the model's input show.
+    pub fn part(&self, height: usize, width: usize) -> Rect {
+        let region = self.prepared.region;
         Rect {
             width: region.width * width as f64 / self.prepared.width as f64,
             height: region.height * height as f64 / self.prepared.height as f64,

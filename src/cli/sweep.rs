@@ -237,7 +237,7 @@ fn rows(asked: &mut Asked, image: &str, prepared: &Prepared, edits: &[Vec<Edit>]
                 edit: edit.iter().map(Edit::to_string).collect::<Vec<_>>().join(" "),
                 before: before.score,
                 after: after.score,
-                change: MapChange::between(&before.values, &after.values),
+                change: MapChange::between(&before.exact, &after.exact),
             }));
         }
     }

@@ -30,7 +30,7 @@ impl Engine {
         let mut job = question.job(images.len(), grid, Vec::new(), false)?;
         job.watched = true;
         let names = (format!("block.{}.x", splice.layer), "sae.x");
-        let watched = self.runner()?.run(&job, &pixel_values(images, grid))?.watched;
+        let watched = self.runner()?.run(&job, &pixel_values(images))?.watched;
         let tensor = |name: &str| {
             let missing = || Error::Plan { tensor: name.to_owned(), planned: None };
             watched.get(name).ok_or_else(missing)

@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{Engine, runner::{Job, JobObjective, JobSplice}};
+use super::{
+    Engine,
+    runner::{Job, JobObjective, JobSplice},
+};
 use crate::{
     Error, Result,
     backend::{PatchGrid, ScoreKind},
@@ -358,9 +361,8 @@ fn map_key(named: &NamedMethod, layers: usize, depth: usize, score: Score) -> Re
         // A tower of one block has no last two: what there is takes part.
         Method::Legrad { from } => MapKey::Legrad(resolve_layer(from.max(-(layers as isize)), layers, &what)?),
         Method::GradCam { layer } => MapKey::GradCam(resolve_layer(layer, depth, &what)?),
-        Method::Gradient
-        | Method::GradientXInput
-        | Method::IntegratedGradients { .. }
-        | Method::SmoothGrad { .. } => MapKey::Pixels,
+        Method::Gradient | Method::GradientXInput | Method::IntegratedGradients { .. } | Method::SmoothGrad { .. } => {
+            MapKey::Pixels
+        }
     })
 }

@@ -94,9 +94,10 @@ impl Fixture {
     }
 
     fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        self.file.shape(name).map(<[usize]>::to_vec).ok_or_else(|| {
-            Error::tensor(self.file.path(), name, "a tensor", "nothing")
-        })
+        self.file
+            .shape(name)
+            .map(<[usize]>::to_vec)
+            .ok_or_else(|| Error::tensor(self.file.path(), name, "a tensor", "nothing"))
     }
 }
 
@@ -194,7 +195,7 @@ fn tensors_of(explanations: &[Explanation], question: &Question, ours: &mut BTre
         add("score".into(), &mut result.scores.iter().copied());
         for map in &result.maps {
             let name = format!("map.{}", question.methods[map.method].0.given);
-            add(name, &mut map.values.iter().copied());
+            add(name, &mut map.exact.iter().copied());
         }
     }
 }

@@ -81,9 +81,7 @@ pub fn reverse<X: Backend>(
     let (e, g) = (vision.embed, targets.count * batch);
     let dembed = m.tensor("d.embed", &[g, e])?;
     let (first, scale) = (targets.first, vision.logit_scale);
-    x.score_reverse(
-        m, dembed, tape.embed, tape.cos, &texts.embeddings, kind, scale, first, batch, texts.count, e, g,
-    )?;
+    x.score_reverse(m, dembed, tape.embed, tape.cos, &texts.embeddings, kind, scale, first, batch, texts.count, e, g)?;
     m.observe(&format!("{scope}d.embed"), dembed)?;
     embed_reverse(x, m, vision, tape.x, tape.stats, dembed, tape.tokens, batch, g)
 }

@@ -104,9 +104,7 @@ impl<S> Splicing<'_, S> {
         let dx = m.tensor("d.sae.x_in", &[g, tape.tokens, width])?;
         let dz = m.tensor("d.sae.val", &[rows, tape.code.slots])?;
         let mask = self.mask(tape.tokens);
-        x.sae_splice_reverse(
-            m, dx, dz, dout, tape.x, tape.code, self.sae, self.splice, self.through, mask, n, rows,
-        )?;
+        x.sae_splice_reverse(m, dx, dz, dout, tape.x, tape.code, self.sae, self.splice, self.through, mask, n, rows)?;
         m.observe(&format!("{scope}d.sae.x_in"), dx)?;
         m.observe(&format!("{scope}d.sae.val"), dz)?;
         Ok((dx, dz))

@@ -196,15 +196,7 @@ fn reverse_head<T: Number>(
         let ds = Strided::rows(&dp, t);
         let (q, k) = (head(qkv, s, 0, h), head(qkv, s, 1, h));
         product(StridedMut { values: &mut dqkv, row: 3 * dh }, ds, k, queries, dh, t, s.scale());
-        product(
-            StridedMut { values: &mut dqkv[dh..], row: 3 * dh },
-            ds.transposed(),
-            q,
-            t,
-            dh,
-            queries,
-            s.scale(),
-        );
+        product(StridedMut { values: &mut dqkv[dh..], row: 3 * dh }, ds.transposed(), q, t, dh, queries, s.scale());
     }
     HeadReverse { dqkv, row }
 }

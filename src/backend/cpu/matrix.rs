@@ -5,9 +5,10 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 
 use super::{
-    Real, matmul,
-    matmul::{Kernel, Panels},
+    Real,
     layer_norm::exact_sum,
+    matmul,
+    matmul::{Kernel, Panels},
     small::{Strided, StridedMut},
 };
 
@@ -146,7 +147,7 @@ impl Number for f32 {
     }
 
     fn matrix_bytes(n: usize, k: usize, reverse: bool) -> usize {
-        let copies = if reverse { 2 } else { 1 };
-        n * k * size_of::<f32>() * copies
+        let forward = Panels::packed_bytes(n, k, Kernel::best());
+        forward + if reverse { Panels::packed_bytes(k, n, Kernel::best()) } else { 0 }
     }
 }

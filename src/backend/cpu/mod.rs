@@ -364,14 +364,7 @@ impl<T: Number> Backend for Cpu<T> {
         Ok(())
     }
 
-    fn gather_rows(
-        &self,
-        m: &mut CpuMemory<T>,
-        y: Tensor,
-        x: Tensor,
-        rows: &[usize],
-        width: usize,
-    ) -> Result<()> {
+    fn gather_rows(&self, m: &mut CpuMemory<T>, y: Tensor, x: Tensor, rows: &[usize], width: usize) -> Result<()> {
         let [y, x] = m.real([y, x])?;
         y.chunks_mut(width).zip(rows).for_each(|(y, &row)| y.copy_from_slice(&x[row * width..][..width]));
         Ok(())

@@ -92,10 +92,10 @@ impl Drawing {
     /// # Errors
     /// For a map that is not finite.
     pub fn draw(&self, ready: &Ready, grid: PatchGrid, method: Method, overlay: &Overlay<'_>) -> Result<Rgb8> {
-        let (height, width) = grid.pixels();
+        let (height, width) = if method.on_pixels() { (grid.height, grid.width) } else { grid.covered() };
         let whole = Rect { left: 0.0, top: 0.0, width: width as f64, height: height as f64 };
         let (picture, region) = match self.size {
-            OverlaySize::Original => (&ready.original, ready.seen(grid)),
+            OverlaySize::Original => (&ready.original, ready.part(height, width)),
             OverlaySize::Crop => (&ready.prepared.cropped, whole),
         };
         let options = OverlayOptions {

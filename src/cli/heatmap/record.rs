@@ -62,14 +62,12 @@ impl Record {
     /// [`Error::Io`] when the folder cannot be written; anything else concerns this picture.
     pub fn write(&self, picture: &Picture, explanation: &Explanation) -> Result<Vec<Value>> {
         let State::Ready(ready) = &picture.state else { return Ok(Vec::new()) };
-        let maps = Maps {
-            result: rounded(&explanation.result)?,
-            baseline: explanation.baseline.as_ref().map(rounded).transpose()?,
-        };
+        check_finite(&explanation.result)?;
+        explanation.baseline.as_ref().map_or(Ok(()), check_finite)?;
         let targets = self.texts.len().max(1);
         let pairs: Vec<(usize, usize)> =
             (0..targets).flat_map(|text| (0..self.methods.len()).map(move |method| (text, method))).collect();
-        pairs.into_par_iter().map(|(text, method)| self.line(picture, ready, &maps, text, method)).collect()
+        pairs.into_par_iter().map(|(text, method)| self.line(picture, ready, explanation, text, method)).collect()
     }
 
     fn label(&self, text: usize) -> String {
@@ -79,9 +77,16 @@ impl Record {
         }
     }
 
-    fn line(&self, picture: &Picture, ready: &Ready, maps: &Maps<'_>, text: usize, method: usize) -> Result<Value> {
-        let result = map_of(&maps.result, method, text)?;
-        let baseline = maps.baseline.as_ref().map(|b| map_of(b, method, text)).transpose()?;
+    fn line(
+        &self,
+        picture: &Picture,
+        ready: &Ready,
+        explanation: &Explanation,
+        text: usize,
+        method: usize,
+    ) -> Result<Value> {
+        let result = map_of(&explanation.result, method, text)?;
+        let baseline = explanation.baseline.as_ref().map(|b| map_of(b, method, text)).transpose()?;
         let (named, label) = (&self.methods[method], self.label(text));
         let mut options = self.options.clone();
         options["method"] = named.method.canonical().into();
@@ -96,25 +101,24 @@ impl Record {
         let (min, max) = range(&result.values);
         let mut put = |name: &str, value: Value| line.insert(name.to_owned(), value);
         put("method", json!(named.given));
-        put("score", json!(result.of.score));
-        put("grid", json!([result.of.rows, result.of.cols]));
-        put("map", self.map(&stem, "", result.of, &result.values)?);
+        put("score", json!(result.score));
+        put("grid", json!([result.rows, result.cols]));
+        put("map", self.map(&stem, "", result, &result.values)?);
         put("min", json!(min));
         put("max", json!(max));
         let overlay = match &self.drawing {
-            Some(drawing) => self.overlay(drawing, ready, maps, (method, text), &label, &stem)?,
+            Some(drawing) => self.overlay(drawing, ready, explanation, (method, text), &label, &stem)?,
             None => Value::Null,
         };
         put("overlay", overlay);
         if let Some(before) = baseline {
-            let pairs = result.of.values.iter().zip(&before.of.values);
-            let delta: Vec<f32> = pairs.map(|(a, b)| (a - b) as f32).collect();
-            let map = self.map(&stem, ".baseline", before.of, &before.values)?;
-            put("baseline", json!({ "score": before.of.score, "map": map }));
-            let map = self.map(&stem, ".delta", result.of, &delta)?;
-            put("delta", json!({ "score": result.of.score - before.of.score, "map": map }));
+            let delta: Vec<f32> = result.exact.iter().zip(&before.exact).map(|(a, b)| (a - b) as f32).collect();
+            let map = self.map(&stem, ".baseline", before, &before.values)?;
+            put("baseline", json!({ "score": before.score, "map": map }));
+            let map = self.map(&stem, ".delta", result, &delta)?;
+            put("delta", json!({ "score": result.score - before.score, "map": map }));
         }
-        if let Some(gap) = result.of.completeness_gap {
+        if let Some(gap) = result.completeness_gap {
             put("completeness_gap", json!(gap));
         }
         let region = ready.prepared.region;
@@ -137,59 +141,45 @@ impl Record {
         &self,
         drawing: &Drawing,
         ready: &Ready,
-        maps: &Maps<'_>,
+        explanation: &Explanation,
         (method, text): (usize, usize),
         label: &str,
         stem: &str,
     ) -> Result<Value> {
-        let runs = || std::iter::once(&maps.result).chain(&maps.baseline);
-        let of_method = runs().flatten().filter(|m| m.of.method == method);
-        let all: Vec<&[f32]> = of_method.map(|m| m.values.as_slice()).collect();
+        let Explanation { result, baseline } = explanation;
+        let runs = || std::iter::once(result).chain(baseline);
+        let all: Vec<&[f32]> =
+            runs().flat_map(|run| &run.maps).filter(|m| m.method == method).map(|m| m.values.as_slice()).collect();
         let own = runs().map(|run| map_of(run, method, text)).collect::<Result<Vec<_>>>()?;
         let slices: Vec<&[f32]> = own.iter().map(|m| m.values.as_slice()).collect();
-        let (named, shape) = (&self.methods[method], own[0].of);
+        let (named, shape) = (&self.methods[method], own[0]);
         let overlay = Overlay {
             label,
             method: &named.given,
             shape: (shape.rows, shape.cols),
             result: Scored { map: slices[0], score: shape.score },
-            baseline: own.get(1).map(|before| Scored { map: &before.values, score: before.of.score }),
+            baseline: own.get(1).map(|before| Scored { map: &before.values, score: before.score }),
             scale: drawing.scale(named.method, &slices, &all)?,
         };
         let size = &ready.prepared;
-        let grid = PatchGrid { rows: size.height / self.patch, cols: size.width / self.patch, patch: self.patch };
+        let grid = PatchGrid::of(size.height, size.width, self.patch);
         let name = format!("overlays/{stem}.png");
         write_png(self.folder.join(&name), &drawing.draw(ready, grid, named.method, &overlay)?)?;
         Ok(name.into())
     }
 }
 
-/// The maps of one image, as they are written.
-struct Maps<'a> {
-    result: Vec<Rounded<'a>>,
-    baseline: Option<Vec<Rounded<'a>>>,
+fn map_of(run: &Pictured, method: usize, text: usize) -> Result<&MapValues> {
+    let found = run.maps.iter().find(|m| m.method == method && m.text == text);
+    found.ok_or_else(|| Error::Plan { tensor: format!("map of method {method}, text {text}"), planned: None })
 }
 
-/// A map in the type of the files.
-struct Rounded<'a> {
-    of: &'a MapValues,
-    /// (rows, cols).
-    values: Vec<f32>,
-}
-
-/// All maps of a run; an error when one is not finite.
-fn rounded(run: &Pictured) -> Result<Vec<Rounded<'_>>> {
-    let round = |of: &MapValues| of.values.iter().map(|&v| v as f32).collect();
-    let maps: Vec<Rounded<'_>> = run.maps.iter().map(|of| Rounded { of, values: round(of) }).collect();
-    if maps.iter().all(|m| m.of.score.is_finite() && m.values.iter().all(|v| v.is_finite())) {
-        return Ok(maps);
+fn check_finite(run: &Pictured) -> Result<()> {
+    let finite = |m: &MapValues| m.score.is_finite() && m.values.iter().all(|v| v.is_finite());
+    if run.maps.iter().all(finite) {
+        return Ok(());
     }
     Err(Error::usage("the score or the map is not finite: a weight or an edit is too large"))
-}
-
-fn map_of<'a, 'b>(run: &'a [Rounded<'b>], method: usize, text: usize) -> Result<&'a Rounded<'b>> {
-    let found = run.iter().find(|m| m.of.method == method && m.of.text == text);
-    found.ok_or_else(|| Error::Plan { tensor: format!("map of method {method}, text {text}"), planned: None })
 }
 
 fn range(values: &[f32]) -> (f32, f32) {

@@ -52,8 +52,7 @@ pub fn legrad_maps<X: Backend>(
             (dx, _) = splicing.reverse(x, m, dx, splice, batch, d, g, "legrad.")?;
         }
         let weights = &model.vision.blocks[tape.layer];
-        let d_o =
-            reverse::to_attention(x, m, weights, tower.activation, dx, tape, tower.mlp_width, g, "legrad.")?;
+        let d_o = reverse::to_attention(x, m, weights, tower.activation, dx, tape, tower.mlp_width, g, "legrad.")?;
         x.attention_positive_gradient(m, map, d_o, tape.qkv, tape.shape, g)?;
     }
     append(maps, MapKey::Legrad(from), m.download(map)?);

@@ -227,8 +227,8 @@ fn small_values_lose_bits_as_stated() {
 #[test]
 fn empty_products() {
     for kernel in kernels() {
-        assert_eq!(dense(&[], 0, &Panels::from_rows(5, 3, &[1.0; 15], kernel)), []);
-        assert_eq!(dense(&[1.0; 6], 2, &Panels::from_rows(0, 3, &[], kernel)), []);
+        assert_eq!(dense(&[], 0, &Panels::from_rows(5, 3, &[1.0; 15], kernel)), [0f32; 0]);
+        assert_eq!(dense(&[1.0; 6], 2, &Panels::from_rows(0, 3, &[], kernel)), [0f32; 0]);
     }
 }
 
