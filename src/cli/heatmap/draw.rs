@@ -135,7 +135,8 @@ impl Drawing {
 fn without_outliers(whole: Scale, maps: &[&[f32]], share: f64, diverging: bool) -> Scale {
     let height = |v: f32| if diverging { v.abs() } else { v };
     let mut values: Vec<f32> = maps.iter().flat_map(|map| map.iter().map(|&v| height(v))).collect();
-    let rank = ((values.len() as f64 * (1.0 - share)) as usize).min(values.len().saturating_sub(1));
+    let above = (values.len() as f64 * share) as usize;
+    let rank = values.len().saturating_sub(1 + above);
     let (_, &mut max, _) = values.select_nth_unstable_by(rank, f32::total_cmp);
     // A map that is zero nearly everywhere keeps its whole scale.
     match (max > whole.min.max(0.0), diverging) {
@@ -174,7 +175,7 @@ mod tests {
         assert_eq!(without_outliers(whole, &[&map], 0.02, false), Scale { min: 0.0, max: 0.98 });
         map[8] = -60.0;
         let whole = Scale::symmetric(&[&map]).unwrap();
-        assert_eq!(without_outliers(whole, &[&map], 0.02, true), Scale { min: -50.0, max: 50.0 });
+        assert_eq!(without_outliers(whole, &[&map], 0.02, true), Scale { min: -0.99, max: 0.99 });
         let sparse = [0.0, 0.0, 0.0, 9.0];
         let whole = Scale::of(&[&sparse]).unwrap();
         assert_eq!(without_outliers(whole, &[&sparse], 0.3, false), whole);
