@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use super::args::Verbosity;
 
@@ -29,9 +29,12 @@ impl Console {
     /// The same console with a progress bar over `length` images, where stderr is a terminal.
     pub fn with_bar(&self, length: usize) -> Self {
         let bar = if self.quiet || length < 2 { ProgressBar::hidden() } else { ProgressBar::new(length as u64) };
-        let template = "{bar:30} {pos}/{len} images  {per_sec}  {eta} left  {msg}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+        let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            // A bar that cannot be drawn is no reason to stop.
+            let _ = write!(out, "{:.1} images/s", state.per_sec());
+        };
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len}  {rate}  {eta} left") {
+            bar.set_style(style.with_key("rate", rate));
         }
         Console { bar, ..*self }
     }
