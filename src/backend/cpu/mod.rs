@@ -15,7 +15,6 @@ mod memory;
 mod real;
 mod sae;
 mod select;
-mod small;
 
 use std::marker::PhantomData;
 

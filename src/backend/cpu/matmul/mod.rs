@@ -7,8 +7,7 @@
 //!   left out are under 2^-24 of the product together (2^-27 as a rule), and have no preferred sign.
 //! * [`Kernel::Fma`]: vector multiply-adds (`fma.rs`) everywhere else.
 //!
-//! [`Rows64`] is the same product in f64 by plain loops, the judge of both. [`gemm_small`] is the strided product
-//! of attention.
+//! [`gemm_small`] is the strided product of attention.
 //!
 //! # Same input, same bits
 //! A row of Y depends only on its row of X, on W and on the kernel: not on M, on the row's position or on the number of
@@ -39,7 +38,6 @@
 mod amx;
 mod fma;
 mod product;
-mod rows64;
 mod small;
 mod split;
 #[cfg(test)]
@@ -50,8 +48,7 @@ use fma::PanelRow;
 use rayon::prelude::*;
 
 pub use product::product;
-pub use rows64::Rows64;
-pub use small::{Element, Mat, MatMut, gemm_small};
+pub use small::{Mat, MatMut, gemm_small};
 
 /// Which instructions compute a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
