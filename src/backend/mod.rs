@@ -189,7 +189,6 @@ pub trait Backend {
     /// `x` (B,T,D) = [cls; patches W^T] + positions, from pixels (B,3,R,R).
     ///
     /// `patches` (B,T,3 p p) is scratch. `positions` is (T,D).
-    #[allow(clippy::too_many_arguments)] // one operation, one call: its tensors and its parameters
     fn patch_embed(
         &self,
         m: &mut Self::Memory,
@@ -204,7 +203,6 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `dpixels` (G,3,R,R) from `dx` (G,T,D); `dpatches` (G,T,3 p p) is scratch.
-    #[allow(clippy::too_many_arguments)]
     fn patch_embed_reverse(
         &self,
         m: &mut Self::Memory,
@@ -230,7 +228,6 @@ pub trait Backend {
     /// `dx` (g,D) = LayerNorm's reverse of `dy` (g,D), added to what `dx` holds when `accumulate`.
     ///
     /// Gradient row `i` belongs to forward row `i % n` of `x` and `stats`.
-    #[allow(clippy::too_many_arguments)]
     fn layer_norm_reverse(
         &self,
         m: &mut Self::Memory,
@@ -272,7 +269,6 @@ pub trait Backend {
 
     /// `dqkv` (G,T,3D) from `d_o` (G,queries,D), and the relevance row of Chefer et al. with
     /// `A = mean over heads of relu(P * dP)`. Either may be left out.
-    #[allow(clippy::too_many_arguments)]
     fn attention_reverse(
         &self,
         m: &mut Self::Memory,
@@ -319,7 +315,6 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `map` (G,P) = relu(<mean over patches of `dx`, x_i>) for `x` (B,T,D), `dx` (G,T,D) (Grad-CAM).
-    #[allow(clippy::too_many_arguments)]
     fn grad_cam(
         &self,
         m: &mut Self::Memory,
@@ -355,7 +350,6 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `cos` (B,Q) of `embed` (B,E) and `texts` (Q,E), whose rows have length 1.
-    #[allow(clippy::too_many_arguments)]
     fn cosine(
         &self,
         m: &mut Self::Memory,
@@ -368,7 +362,6 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `dembed` (G,E): for target `q = first + g / B`, the gradient of the score of text `q`.
-    #[allow(clippy::too_many_arguments)]
     fn score_reverse(
         &self,
         m: &mut Self::Memory,
@@ -399,7 +392,6 @@ pub trait Backend {
     fn sae_slots(&self, sae: &Self::Sae, edits: &[Edit]) -> usize;
 
     /// The code of `x` (N,D) before and after the edits. Rows out of `mask` (T) get no slot. `pre` is scratch (any rows, S).
-    #[allow(clippy::too_many_arguments)]
     fn sae_encode(
         &self,
         m: &mut Self::Memory,
@@ -413,7 +405,6 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `y` (N,D) = `x` with the code put back as `splice` says. Rows out of `mask` are copied.
-    #[allow(clippy::too_many_arguments)]
     fn sae_splice(
         &self,
         m: &mut Self::Memory,
@@ -427,7 +418,6 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `dx` (g,D) of the splice's input from `dy` (g,D) of its output; `dz` (g,C) receives the gradient of `z'`.
-    #[allow(clippy::too_many_arguments)]
     fn sae_splice_reverse(
         &self,
         m: &mut Self::Memory,
@@ -456,7 +446,6 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `dx` (N,D): the gradient of [`Backend::sae_latent`]'s score.
-    #[allow(clippy::too_many_arguments)]
     fn sae_latent_reverse(
         &self,
         m: &mut Self::Memory,

@@ -188,7 +188,7 @@ fn request(fixture: &Fixture, path: &Path) -> Result<Request> {
 /// Scores (B,Q) and maps (B,Q,cells) of the result.
 fn tensors_of(explanations: &[Explanation], question: &Question, ours: &mut BTreeMap<String, Vec<f64>>) {
     let mut add = |name: String, values: &mut dyn Iterator<Item = f64>| {
-        ours.entry(name).or_insert_with(Vec::new).extend(values);
+        ours.entry(name).or_default().extend(values);
     };
     for explanation in explanations {
         let result = &explanation.result;

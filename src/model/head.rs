@@ -66,7 +66,6 @@ pub struct Targets {
 }
 
 /// The gradient of the targets' scores at `x` (G,tokens,D).
-#[allow(clippy::too_many_arguments)]
 pub fn reverse<X: Backend>(
     x: &X,
     m: &mut X::Memory,
@@ -87,7 +86,6 @@ pub fn reverse<X: Backend>(
 }
 
 /// `dembed` (G,E) to `dx` (G,tokens,D): only the CLS rows are not zero.
-#[allow(clippy::too_many_arguments)]
 pub fn embed_reverse<X: Backend>(
     x: &X,
     m: &mut X::Memory,

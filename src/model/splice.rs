@@ -51,7 +51,6 @@ impl<S> Splicing<'_, S> {
     }
 
     /// Encodes `stream` (B,tokens,D), edits, and puts the result back.
-    #[allow(clippy::too_many_arguments)]
     pub fn forward<X: Backend<Sae = S>>(
         &self,
         x: &X,
@@ -88,7 +87,6 @@ impl<S> Splicing<'_, S> {
     }
 
     /// The gradient before the splice from that after it, both (G,tokens,D), and that of the latents z' (G,tokens,C).
-    #[allow(clippy::too_many_arguments)]
     pub fn reverse<X: Backend<Sae = S>>(
         &self,
         x: &X,

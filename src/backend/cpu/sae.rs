@@ -349,7 +349,6 @@ impl<T: Number> CpuSae<T> {
     }
 
     /// `dx` (g,D) and `dz` (g,C) from `dy` (g,D); forward row `i % n`.
-    #[allow(clippy::too_many_arguments)]
     pub fn splice_reverse(
         &self,
         dx: &mut [T],

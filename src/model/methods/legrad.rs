@@ -13,7 +13,6 @@ use crate::{
 };
 
 /// LeGrad's map (G,P) of the blocks from `from` on, for `targets`. The score is the cosine, as the authors define it.
-#[allow(clippy::too_many_arguments)]
 pub fn legrad_maps<X: Backend>(
     x: &X,
     m: &mut X::Memory,
