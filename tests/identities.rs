@@ -1,5 +1,7 @@
 //! What must hold without any reference implementation.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
+
 mod common;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Every operation's reverse against finite differences, in f64: relative error under 1e-6.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 mod common;
 
 use common::Rng;
@@ -15,8 +17,11 @@ use vitscope::{
 
 type M = CpuMemory<f64>;
 
+/// Name, shape, and values to upload.
+type Spec<'a> = (&'a str, &'a [usize], Option<&'a [f64]>);
+
 /// Tensors that live throughout, uploaded where values are given.
-fn arena<const N: usize>(specs: [(&str, &[usize], Option<&[f64]>); N], index: &[(&str, &[usize])]) -> (M, [Tensor; N]) {
+fn arena<const N: usize>(specs: [Spec<'_>; N], index: &[(&str, &[usize])]) -> (M, [Tensor; N]) {
     let plan = Plan::lasting(&specs.map(|(name, shape, _)| (name, shape)), index);
     let mut m = M::new(plan, false);
     let tensors = specs.map(|(name, shape, values)| {
@@ -45,7 +50,7 @@ fn layer_norm() {
     };
     let stats = forward(&x).1;
     // Two targets over the same forward rows, the second added to what is there.
-    let specs: [(&str, &[usize], Option<&[f64]>); 4] =
+    let specs: [Spec<'_>; 4] =
         [("dx", &[2 * n, d], None), ("dy", &[2 * n, d], None), ("x", &[n, d], Some(&x)), ("s", &[n, 2], Some(&stats))];
     let (mut m, [dx, g, xt, s]) = arena(specs, &[]);
     m.upload(g, &[dy.clone(), dy.clone()].concat()).unwrap();
@@ -68,8 +73,7 @@ fn linear_with_every_epilogue() {
     let layer = Linear { weight: X.matrix(out, k, weight), bias: Some(rng.normal(out)) };
     let (x, dy, residual) = (rng.normal(n * k), rng.normal(n * out), rng.normal(n * out));
     let forward = |x: &[f64], epilogue: &dyn Fn(Tensor) -> Epilogue| {
-        let specs: [(&str, &[usize], Option<&[f64]>); 3] =
-            [("y", &[n, out], None), ("x", &[n, k], Some(x)), ("r", &[n, out], Some(&residual))];
+        let specs: [Spec<'_>; 3] = [("y", &[n, out], None), ("x", &[n, k], Some(x)), ("r", &[n, out], Some(&residual))];
         let (mut m, [y, x, r]) = arena(specs, &[]);
         X.linear(&mut m, y, x.rows(k), &layer, epilogue(r), n).unwrap();
         m.download(y).unwrap()
@@ -90,8 +94,7 @@ fn linear_with_every_epilogue() {
             X.linear(&mut m, y, u.rows(out), &eye, Epilogue::Activation(kind, None), n).unwrap();
             m.download(y).unwrap()
         };
-        let specs: [(&str, &[usize], Option<&[f64]>); 3] =
-            [("du", &[n, out], None), ("dy", &[n, out], Some(&dy)), ("u", &[n, out], Some(&u))];
+        let specs: [Spec<'_>; 3] = [("du", &[n, out], None), ("dy", &[n, out], Some(&dy)), ("u", &[n, out], Some(&u))];
         let (mut m, [du, g, ut]) = arena(specs, &[]);
         X.linear_reverse(&mut m, du, g, &eye, EpilogueReverse::Activation(kind, ut, n), n).unwrap();
         derivative_matches(&format!("{kind:?}"), &u, &m.download(du).unwrap(), |u| dot(&act(u), &dy));
@@ -107,14 +110,14 @@ fn attention_of_all_rows_and_of_cls_alone() {
         let qkv = rng.normal(b * t * 3 * d);
         let dy = rng.normal(b * queries * d);
         let forward = |qkv: &[f64]| {
-            let specs: [(&str, &[usize], Option<&[f64]>); 3] =
+            let specs: [Spec<'_>; 3] =
                 [("o", &[b, queries, d], None), ("lse", &[b, queries, 2], None), ("qkv", &[b, t, 3 * d], Some(qkv))];
             let (mut m, [o, lse, qkv]) = arena(specs, &[]);
             X.attention(&mut m, o, lse, qkv, s).unwrap();
             (m.download(o).unwrap(), m.download(lse).unwrap())
         };
         let lse = forward(&qkv).1;
-        let specs: [(&str, &[usize], Option<&[f64]>); 4] = [
+        let specs: [Spec<'_>; 4] = [
             ("dqkv", &[b, t, 3 * d], None),
             ("do", &[b, queries, d], Some(&dy)),
             ("qkv", &[b, t, 3 * d], Some(&qkv)),
@@ -135,13 +138,13 @@ fn patch_embedding() {
     let (cls, positions) = (rng.normal(d), rng.normal(t * d));
     let (pixels, dy) = (rng.normal(b * 3 * 5 * 7), rng.normal(b * t * d));
     let forward = |pixels: &[f64]| {
-        let specs: [(&str, &[usize], Option<&[f64]>); 3] =
+        let specs: [Spec<'_>; 3] =
             [("x", &[b, t, d], None), ("p", &[b, t, row], None), ("pixels", &[b, 3, 5, 7], Some(pixels))];
         let (mut m, [x, patches, pixels]) = arena(specs, &[]);
         X.patch_embed(&mut m, x, patches, pixels, &weight, &cls, &positions, b, grid).unwrap();
         m.download(x).unwrap()
     };
-    let specs: [(&str, &[usize], Option<&[f64]>); 3] =
+    let specs: [Spec<'_>; 3] =
         [("dpixels", &[b, 3, 5, 7], None), ("dp", &[b, t, row], None), ("dx", &[b, t, d], Some(&dy))];
     let (mut m, [dpixels, dp, dx]) = arena(specs, &[]);
     X.patch_embed_reverse(&mut m, dpixels, dp, dx, &weight, b, grid).unwrap();
@@ -182,7 +185,7 @@ fn scores() {
     };
     let cos = cosines(&embed);
     for kind in [ScoreKind::Cosine, ScoreKind::Logit, ScoreKind::Softmax] {
-        let specs: [(&str, &[usize], Option<&[f64]>); 3] =
+        let specs: [Spec<'_>; 3] =
             [("d", &[2 * b, e], None), ("embed", &[b, e], Some(&embed)), ("cos", &[b, q], Some(&cos))];
         let (mut m, [d, et, ct]) = arena(specs, &[]);
         X.score_reverse(&mut m, d, et, ct, &texts, kind, scale, 1, b, q, e, 2 * b).unwrap();
@@ -241,7 +244,7 @@ const N: usize = 6;
 fn encode(sae: &<Cpu<f64> as Backend>::Sae, x: &[f64], dy: &[f64], edits: &[Edit]) -> Coded {
     let (d, s) = (sae.width, sae.latents);
     let c = X.sae_slots(sae, edits);
-    let specs: [(&str, &[usize], Option<&[f64]>); 10] = [
+    let specs: [Spec<'_>; 10] = [
         ("x", &[N, d], Some(x)),
         ("y", &[N, d], None),
         ("z", &[N, c], None),
