@@ -138,11 +138,11 @@ impl Real for f32 {
         p = p * r + 1.0 / 6.0;
         p = p * r + 0.5;
         p = p * r * r + r + 1.0;
-        // 2^n in two factors, so that n = 128 (just below overflow) has a finite first one.
-        let half = (n * 0.5) as i32;
-        let rest = n as i32 - half;
+        // n stands in the last bits of `shifted`. 2^n in two factors, so that n = 128 has a finite first one.
+        let n = shifted.to_bits() as i32 - ROUND.to_bits() as i32;
+        let half = n >> 1;
         let scale = |k: i32| f32::from_bits(((k + 127) << 23) as u32);
-        let y = p * scale(half) * scale(rest);
+        let y = p * scale(half) * scale(n - half);
         if self < -87.3 {
             0.0
         } else if self > 88.722_84 {
