@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use vitscope::{
     Error,
     engine::{MapValues, Pictured, Question, Request},
+    files::write_file,
     image::Prepared,
     model::{Edit, NamedMethod, Score},
-    report::{JsonLines, write_file},
+    report::JsonLines,
 };
 
 use super::{

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::write_file;
+use crate::files::write_file;
 use crate::{Error, Result};
 
 /// An index that grows.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::write_file;
+use crate::files::write_file;
 use crate::{Error, Result};
 
 const MAGIC: &[u8] = b"\x93NUMPY\x01\x00";

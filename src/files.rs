@@ -1,6 +1,10 @@
 //! Files that are either whole or not there.
 
-use std::path::Path;
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::Path,
+};
 
 use crate::{Error, Result};
 
@@ -9,10 +13,24 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::Io`]; the temporary file is removed.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with(path, |out| out.write_all(bytes))
+}
+
+/// The same for content that `fill` streams.
+///
+/// # Errors
+/// As [`write_file`].
+pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
-    std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path)).map_err(|error| {
+    let write = || {
+        let mut out = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
+        fill(&mut out)?;
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().map_err(|error| {
         // Nothing of ours may stay behind; that it cannot be removed either is not the news.
         let _ = std::fs::remove_file(&temporary);
         Error::io(path, error)
