@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod engine;
 pub mod error;
+pub mod files;
 pub mod image;
 pub mod model;
 pub mod numerics;

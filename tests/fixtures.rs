@@ -1,5 +1,7 @@
 //! Every committed fixture, in f32 and f64: all tensors within a multiple of PyTorch's own error.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 use std::path::PathBuf;
 
 use vitscope::engine::{Dtype, Options, verify};

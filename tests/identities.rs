@@ -1,5 +1,7 @@
 //! What must hold without any reference implementation.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
+
 mod common;
 
 use std::path::{Path, PathBuf};
@@ -195,8 +197,7 @@ fn contributions_of_latents_add_up() {
         job.watched = true;
         let output = engine.runner().unwrap().run(&job, &values).unwrap();
         let latents = output.variants[0].latents.as_ref().unwrap();
-        let (x, out, g) =
-            (&output.watched["block.1.x"], &output.watched["sae.x"], &output.watched["d.block.1.x"]);
+        let (x, out, g) = (&output.watched["block.1.x"], &output.watched["sae.x"], &output.watched["d.block.1.x"]);
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let weights = SaeWeights::load(&fixture("sae_a1_sparsify")).unwrap();
         let d = weights.width;

@@ -1,8 +1,10 @@
 //! Every operation's reverse against finite differences, in f64: relative error under 1e-6.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 mod common;
 
-use common::{Rng, derivative_matches};
+use common::Rng;
 use vitscope::{
     backend::{
         AttentionShape, Backend, Code, Epilogue, EpilogueReverse, Linear, Memory, Norm, PatchGrid, Plan, Rows,
@@ -15,8 +17,11 @@ use vitscope::{
 
 type M = CpuMemory<f64>;
 
+/// Name, shape, and values to upload.
+type Spec<'a> = (&'a str, &'a [usize], Option<&'a [f64]>);
+
 /// Tensors that live throughout, uploaded where values are given.
-fn arena<const N: usize>(specs: [(&str, &[usize], Option<&[f64]>); N], index: &[(&str, &[usize])]) -> (M, [Tensor; N]) {
+fn arena<const N: usize>(specs: [Spec<'_>; N], index: &[(&str, &[usize])]) -> (M, [Tensor; N]) {
     let plan = Plan::lasting(&specs.map(|(name, shape, _)| (name, shape)), index);
     let mut m = M::new(plan, false);
     let tensors = specs.map(|(name, shape, values)| {
@@ -45,12 +50,8 @@ fn layer_norm() {
     };
     let stats = forward(&x).1;
     // Two targets over the same forward rows, the second added to what is there.
-    let specs: [(&str, &[usize], Option<&[f64]>); 4] = [
-        ("dx", &[2 * n, d], None),
-        ("dy", &[2 * n, d], None),
-        ("x", &[n, d], Some(&x)),
-        ("s", &[n, 2], Some(&stats)),
-    ];
+    let specs: [Spec<'_>; 4] =
+        [("dx", &[2 * n, d], None), ("dy", &[2 * n, d], None), ("x", &[n, d], Some(&x)), ("s", &[n, 2], Some(&stats))];
     let (mut m, [dx, g, xt, s]) = arena(specs, &[]);
     m.upload(g, &[dy.clone(), dy.clone()].concat()).unwrap();
     X.fill(&mut m, dx, 1.0).unwrap();
@@ -72,8 +73,7 @@ fn linear_with_every_epilogue() {
     let layer = Linear { weight: X.matrix(out, k, weight), bias: Some(rng.normal(out)) };
     let (x, dy, residual) = (rng.normal(n * k), rng.normal(n * out), rng.normal(n * out));
     let forward = |x: &[f64], epilogue: &dyn Fn(Tensor) -> Epilogue| {
-        let specs: [(&str, &[usize], Option<&[f64]>); 3] =
-            [("y", &[n, out], None), ("x", &[n, k], Some(x)), ("r", &[n, out], Some(&residual))];
+        let specs: [Spec<'_>; 3] = [("y", &[n, out], None), ("x", &[n, k], Some(x)), ("r", &[n, out], Some(&residual))];
         let (mut m, [y, x, r]) = arena(specs, &[]);
         X.linear(&mut m, y, x.rows(k), &layer, epilogue(r), n).unwrap();
         m.download(y).unwrap()
@@ -82,9 +82,7 @@ fn linear_with_every_epilogue() {
     X.linear_reverse(&mut m, dx, g, &layer, EpilogueReverse::None, n).unwrap();
     let dx = m.download(dx).unwrap();
     derivative_matches("linear", &x, &dx, |x| dot(&forward(x, &|_| Epilogue::None), &dy));
-    derivative_matches("linear + residual", &x, &dx, |x| {
-        dot(&forward(x, &|r| Epilogue::Residual(r.rows(out))), &dy)
-    });
+    derivative_matches("linear + residual", &x, &dx, |x| dot(&forward(x, &|r| Epilogue::Residual(r.rows(out))), &dy));
 
     for kind in [Activation::QuickGelu, Activation::Gelu, Activation::GeluTanh] {
         // y = act(u) with u the input of a linear layer that is the identity, then its reverse through act'.
@@ -96,8 +94,7 @@ fn linear_with_every_epilogue() {
             X.linear(&mut m, y, u.rows(out), &eye, Epilogue::Activation(kind, None), n).unwrap();
             m.download(y).unwrap()
         };
-        let specs: [(&str, &[usize], Option<&[f64]>); 3] =
-            [("du", &[n, out], None), ("dy", &[n, out], Some(&dy)), ("u", &[n, out], Some(&u))];
+        let specs: [Spec<'_>; 3] = [("du", &[n, out], None), ("dy", &[n, out], Some(&dy)), ("u", &[n, out], Some(&u))];
         let (mut m, [du, g, ut]) = arena(specs, &[]);
         X.linear_reverse(&mut m, du, g, &eye, EpilogueReverse::Activation(kind, ut, n), n).unwrap();
         derivative_matches(&format!("{kind:?}"), &u, &m.download(du).unwrap(), |u| dot(&act(u), &dy));
@@ -113,14 +110,14 @@ fn attention_of_all_rows_and_of_cls_alone() {
         let qkv = rng.normal(b * t * 3 * d);
         let dy = rng.normal(b * queries * d);
         let forward = |qkv: &[f64]| {
-            let specs: [(&str, &[usize], Option<&[f64]>); 3] =
+            let specs: [Spec<'_>; 3] =
                 [("o", &[b, queries, d], None), ("lse", &[b, queries, 2], None), ("qkv", &[b, t, 3 * d], Some(qkv))];
             let (mut m, [o, lse, qkv]) = arena(specs, &[]);
             X.attention(&mut m, o, lse, qkv, s).unwrap();
             (m.download(o).unwrap(), m.download(lse).unwrap())
         };
         let lse = forward(&qkv).1;
-        let specs: [(&str, &[usize], Option<&[f64]>); 4] = [
+        let specs: [Spec<'_>; 4] = [
             ("dqkv", &[b, t, 3 * d], None),
             ("do", &[b, queries, d], Some(&dy)),
             ("qkv", &[b, t, 3 * d], Some(&qkv)),
@@ -134,21 +131,21 @@ fn attention_of_all_rows_and_of_cls_alone() {
 
 #[test]
 fn patch_embedding() {
-    let grid = PatchGrid { rows: 2, cols: 3, patch: 2 };
+    let grid = PatchGrid::of(5, 7, 2);
     let (b, d, t, row) = (2, 4, grid.tokens(), 12);
     let mut rng = Rng::new(4);
     let weight = X.matrix(d, row, rng.normal(d * row).iter().map(|&v| v as f32).collect());
     let (cls, positions) = (rng.normal(d), rng.normal(t * d));
-    let (pixels, dy) = (rng.normal(b * 3 * 4 * 6), rng.normal(b * t * d));
+    let (pixels, dy) = (rng.normal(b * 3 * 5 * 7), rng.normal(b * t * d));
     let forward = |pixels: &[f64]| {
-        let specs: [(&str, &[usize], Option<&[f64]>); 3] =
-            [("x", &[b, t, d], None), ("p", &[b, t, row], None), ("pixels", &[b, 3, 4, 6], Some(pixels))];
+        let specs: [Spec<'_>; 3] =
+            [("x", &[b, t, d], None), ("p", &[b, t, row], None), ("pixels", &[b, 3, 5, 7], Some(pixels))];
         let (mut m, [x, patches, pixels]) = arena(specs, &[]);
         X.patch_embed(&mut m, x, patches, pixels, &weight, &cls, &positions, b, grid).unwrap();
         m.download(x).unwrap()
     };
-    let specs: [(&str, &[usize], Option<&[f64]>); 3] =
-        [("dpixels", &[b, 3, 4, 6], None), ("dp", &[b, t, row], None), ("dx", &[b, t, d], Some(&dy))];
+    let specs: [Spec<'_>; 3] =
+        [("dpixels", &[b, 3, 5, 7], None), ("dp", &[b, t, row], None), ("dx", &[b, t, d], Some(&dy))];
     let (mut m, [dpixels, dp, dx]) = arena(specs, &[]);
     X.patch_embed_reverse(&mut m, dpixels, dp, dx, &weight, b, grid).unwrap();
     derivative_matches("patch_embed", &pixels, &m.download(dpixels).unwrap(), |p| dot(&forward(p), &dy));
@@ -188,7 +185,7 @@ fn scores() {
     };
     let cos = cosines(&embed);
     for kind in [ScoreKind::Cosine, ScoreKind::Logit, ScoreKind::Softmax] {
-        let specs: [(&str, &[usize], Option<&[f64]>); 3] =
+        let specs: [Spec<'_>; 3] =
             [("d", &[2 * b, e], None), ("embed", &[b, e], Some(&embed)), ("cos", &[b, q], Some(&cos))];
         let (mut m, [d, et, ct]) = arena(specs, &[]);
         X.score_reverse(&mut m, d, et, ct, &texts, kind, scale, 1, b, q, e, 2 * b).unwrap();
@@ -247,7 +244,7 @@ const N: usize = 6;
 fn encode(sae: &<Cpu<f64> as Backend>::Sae, x: &[f64], dy: &[f64], edits: &[Edit]) -> Coded {
     let (d, s) = (sae.width, sae.latents);
     let c = X.sae_slots(sae, edits);
-    let specs: [(&str, &[usize], Option<&[f64]>); 10] = [
+    let specs: [Spec<'_>; 10] = [
         ("x", &[N, d], Some(x)),
         ("y", &[N, d], None),
         ("z", &[N, c], None),
@@ -312,10 +309,8 @@ fn sae_hook_and_latents_in_every_splice_and_through_mode() {
                         let what = format!("{activation:?} {norm:?} {rescale} {splice} {through}");
                         let mut c = encode(&sae, &x, &dy, &edits);
                         let Coded { m, code, x: xt, dx, dz, dy: dyt, .. } = &mut c;
-                        X.sae_splice_reverse(
-                            m, *dx, *dz, *dyt, *xt, *code, &sae, splice, through, &MASK, N, N,
-                        )
-                        .unwrap();
+                        X.sae_splice_reverse(m, *dx, *dz, *dyt, *xt, *code, &sae, splice, through, &MASK, N, N)
+                            .unwrap();
                         let (dx, dz) = (m.download(*dx).unwrap(), m.download(*dz).unwrap());
                         // A detached error and a straight-through splice are derivatives of another function.
                         derivative_matches(&what, &x, &dx, |x| {
@@ -392,4 +387,29 @@ fn rows_of_a_wider_tensor_are_found() {
     let eye = Linear { weight: X.matrix(3, 3, vec![1., 0., 0., 0., 1., 0., 0., 0., 1.]), bias: None };
     X.linear(&mut m, y, Rows { tensor: x, stride: 6 }, &eye, Epilogue::None, 2).unwrap();
     assert_eq!(m.download(y).unwrap(), [9., 11., 13., 9., 11., 13.]);
+}
+
+/// Checks `gradient` of `f` at `x` by 4-point central differences, element by element: the largest difference is under
+/// 1e-6 of the gradient's largest element.
+fn derivative_matches(what: &str, x: &[f64], gradient: &[f64], f: impl Fn(&[f64]) -> f64) {
+    assert_eq!(x.len(), gradient.len(), "{what}");
+    let h = 1e-4;
+    let mut moved = x.to_vec();
+    let largest = gradient.iter().fold(0.0f64, |m, g| m.max(g.abs()));
+    for i in 0..x.len() {
+        let mut at = |offset: f64| {
+            moved[i] = x[i] + offset;
+            let value = f(&moved);
+            moved[i] = x[i];
+            value
+        };
+        let numeric = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
+        let error = (numeric - gradient[i]).abs();
+        assert!(
+            error <= 1e-6 * largest.max(1e-3),
+            "{what}: element {i}: gradient {}, finite difference {numeric}, relative error {:.1e}",
+            gradient[i],
+            error / largest
+        );
+    }
 }

@@ -86,7 +86,7 @@ impl AttentionShape {
     }
 }
 
-/// A pixel grid cut into square patches.
+/// A picture cut into square patches. Pixels past the last whole patch are not seen by the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PatchGrid {
     /// Patches from top to bottom.
@@ -95,9 +95,18 @@ pub struct PatchGrid {
     pub cols: usize,
     /// Side of a patch in pixels.
     pub patch: usize,
+    /// Height of the picture in pixels, at least `rows * patch`.
+    pub height: usize,
+    /// Width of the picture in pixels, at least `cols * patch`.
+    pub width: usize,
 }
 
 impl PatchGrid {
+    /// The grid of a picture.
+    pub fn of(height: usize, width: usize, patch: usize) -> Self {
+        PatchGrid { rows: height / patch, cols: width / patch, patch, height, width }
+    }
+
     /// `P`, the number of patches.
     pub fn patches(&self) -> usize {
         self.rows * self.cols
@@ -108,8 +117,8 @@ impl PatchGrid {
         self.patches() + 1
     }
 
-    /// Height and width of the picture in pixels that the grid covers.
-    pub fn pixels(&self) -> (usize, usize) {
+    /// Height and width in pixels of what whole patches cover.
+    pub fn covered(&self) -> (usize, usize) {
         (self.rows * self.patch, self.cols * self.patch)
     }
 }
@@ -180,7 +189,6 @@ pub trait Backend {
     /// `x` (B,T,D) = [cls; patches W^T] + positions, from pixels (B,3,R,R).
     ///
     /// `patches` (B,T,3 p p) is scratch. `positions` is (T,D).
-    #[allow(clippy::too_many_arguments)] // one operation, one call: its tensors and its parameters
     fn patch_embed(
         &self,
         m: &mut Self::Memory,
@@ -195,7 +203,6 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `dpixels` (G,3,R,R) from `dx` (G,T,D); `dpatches` (G,T,3 p p) is scratch.
-    #[allow(clippy::too_many_arguments)]
     fn patch_embed_reverse(
         &self,
         m: &mut Self::Memory,
@@ -221,7 +228,6 @@ pub trait Backend {
     /// `dx` (g,D) = LayerNorm's reverse of `dy` (g,D), added to what `dx` holds when `accumulate`.
     ///
     /// Gradient row `i` belongs to forward row `i % n` of `x` and `stats`.
-    #[allow(clippy::too_many_arguments)]
     fn layer_norm_reverse(
         &self,
         m: &mut Self::Memory,
@@ -258,18 +264,11 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `o` (B,queries,D) = softmax(q k^T Dh^-1/2) v by head, from `qkv` (B,T,3D); `lse` (B,queries,H) = log-sum-exp of the scores.
-    fn attention(
-        &self,
-        m: &mut Self::Memory,
-        o: Tensor,
-        lse: Tensor,
-        qkv: Tensor,
-        shape: AttentionShape,
-    ) -> Result<()>;
+    fn attention(&self, m: &mut Self::Memory, o: Tensor, lse: Tensor, qkv: Tensor, shape: AttentionShape)
+    -> Result<()>;
 
     /// `dqkv` (G,T,3D) from `d_o` (G,queries,D), and the relevance row of Chefer et al. with
     /// `A = mean over heads of relu(P * dP)`. Either may be left out.
-    #[allow(clippy::too_many_arguments)]
     fn attention_reverse(
         &self,
         m: &mut Self::Memory,
@@ -316,7 +315,6 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `map` (G,P) = relu(<mean over patches of `dx`, x_i>) for `x` (B,T,D), `dx` (G,T,D) (Grad-CAM).
-    #[allow(clippy::too_many_arguments)]
     fn grad_cam(
         &self,
         m: &mut Self::Memory,
@@ -352,7 +350,6 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `cos` (B,Q) of `embed` (B,E) and `texts` (Q,E), whose rows have length 1.
-    #[allow(clippy::too_many_arguments)]
     fn cosine(
         &self,
         m: &mut Self::Memory,
@@ -365,7 +362,6 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `dembed` (G,E): for target `q = first + g / B`, the gradient of the score of text `q`.
-    #[allow(clippy::too_many_arguments)]
     fn score_reverse(
         &self,
         m: &mut Self::Memory,
@@ -389,21 +385,13 @@ pub trait Backend {
     fn gather_rows(&self, m: &mut Self::Memory, y: Tensor, x: Tensor, rows: &[usize], width: usize) -> Result<()>;
 
     /// Row `i * stride` of `y` += row `i` of `x` (n,D), for all `i < n`.
-    fn add_rows(
-        &self,
-        m: &mut Self::Memory,
-        y: Tensor,
-        stride: usize,
-        x: Tensor,
-        n: usize,
-        width: usize,
-    ) -> Result<()>;
+    fn add_rows(&self, m: &mut Self::Memory, y: Tensor, stride: usize, x: Tensor, n: usize, width: usize)
+    -> Result<()>;
 
     /// Slots a row needs for this SAE and these edits.
     fn sae_slots(&self, sae: &Self::Sae, edits: &[Edit]) -> usize;
 
     /// The code of `x` (N,D) before and after the edits. Rows out of `mask` (T) get no slot. `pre` is scratch (any rows, S).
-    #[allow(clippy::too_many_arguments)]
     fn sae_encode(
         &self,
         m: &mut Self::Memory,
@@ -417,7 +405,6 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `y` (N,D) = `x` with the code put back as `splice` says. Rows out of `mask` are copied.
-    #[allow(clippy::too_many_arguments)]
     fn sae_splice(
         &self,
         m: &mut Self::Memory,
@@ -431,7 +418,6 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `dx` (g,D) of the splice's input from `dy` (g,D) of its output; `dz` (g,C) receives the gradient of `z'`.
-    #[allow(clippy::too_many_arguments)]
     fn sae_splice_reverse(
         &self,
         m: &mut Self::Memory,
@@ -460,7 +446,6 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `dx` (N,D): the gradient of [`Backend::sae_latent`]'s score.
-    #[allow(clippy::too_many_arguments)]
     fn sae_latent_reverse(
         &self,
         m: &mut Self::Memory,

@@ -2,9 +2,7 @@
 //! is first and last used. From that [`Plan`] cuts one arena, so the memory of a pass is known before it starts
 //! and nothing is allocated while it runs. The real pass asks for the same tensors in the same order.
 
-use super::{
-    AttentionShape, Backend, Code, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Relevance, ScoreKind,
-};
+use super::{AttentionShape, Backend, Code, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Relevance, ScoreKind};
 use crate::{
     Error, Result,
     model::{Edit, Splice, Through},
@@ -410,15 +408,11 @@ impl<B: Backend> Backend for Recorder<'_, B> {
     }
 
     note! {
-        #[allow(clippy::too_many_arguments)]
         fn patch_embed(x: Tensor, patches: Tensor, pixels: Tensor, weight: &B::Matrix, cls: &B::Vector,
             positions: &B::Vector, batch: usize, grid: PatchGrid) => [x, patches, pixels];
-        #[allow(clippy::too_many_arguments)]
         fn patch_embed_reverse(dpixels: Tensor, dpatches: Tensor, dx: Tensor, weight: &B::Matrix, batch: usize,
             grid: PatchGrid) => [dpixels, dpatches, dx];
-        #[allow(clippy::too_many_arguments)]
         fn layer_norm(y: Tensor, stats: Tensor, x: Rows, norm: &Norm<B::Vector>, n: usize) => [y, stats, x.tensor];
-        #[allow(clippy::too_many_arguments)]
         fn layer_norm_reverse(dx: Tensor, dy: Tensor, x: Rows, stats: Tensor, norm: &Norm<B::Vector>, n: usize,
             g: usize, accumulate: bool) => [dx, dy, x.tensor, stats];
         fn attention(o: Tensor, lse: Tensor, qkv: Tensor, shape: AttentionShape) => [o, lse, qkv];
@@ -427,34 +421,27 @@ impl<B: Backend> Backend for Recorder<'_, B> {
         fn attention_positive_gradient(map: Tensor, d_o: Tensor, qkv: Tensor, shape: AttentionShape, g: usize)
             => [map, d_o, qkv];
         fn grad_eclip(map: Tensor, d_o: Tensor, qkv: Tensor, shape: AttentionShape, g: usize) => [map, d_o, qkv];
-        #[allow(clippy::too_many_arguments)]
         fn grad_cam(map: Tensor, dx: Tensor, x: Tensor, batch: usize, tokens: usize, width: usize, g: usize)
             => [map, dx, x];
         fn mean_tokens(y: Tensor, x: Tensor, batch: usize, tokens: usize, width: usize) => [y, x];
         fn mean_tokens_reverse(dx: Tensor, dy: Tensor, g: usize, tokens: usize, width: usize) => [dx, dy];
-        #[allow(clippy::too_many_arguments)]
         fn cosine(cos: Tensor, embed: Tensor, texts: &B::Vector, batch: usize, queries: usize, width: usize)
             => [cos, embed];
-        #[allow(clippy::too_many_arguments)]
         fn score_reverse(dembed: Tensor, embed: Tensor, cos: Tensor, texts: &B::Vector, kind: ScoreKind,
             logit_scale: f64, first: usize, batch: usize, queries: usize, width: usize, g: usize)
             => [dembed, embed, cos];
         fn fill(x: Tensor, value: f64) => [x];
         fn gather_rows(y: Tensor, x: Tensor, rows: &[usize], width: usize) => [y, x];
         fn add_rows(y: Tensor, stride: usize, x: Tensor, n: usize, width: usize) => [y, x];
-        #[allow(clippy::too_many_arguments)]
         fn sae_encode(code: Code, pre: Tensor, x: Tensor, sae: &B::Sae, edits: &[Edit], mask: &[bool], n: usize)
             => [code.z, code.edited, code.slope, code.edit_slope, pre, x], [code.index];
-        #[allow(clippy::too_many_arguments)]
         fn sae_splice(y: Tensor, x: Tensor, code: Code, sae: &B::Sae, splice: Splice, mask: &[bool], n: usize)
             => [y, x, code.z, code.edited], [code.index];
-        #[allow(clippy::too_many_arguments)]
         fn sae_splice_reverse(dx: Tensor, dz: Tensor, dy: Tensor, x: Tensor, code: Code, sae: &B::Sae,
             splice: Splice, through: Through, mask: &[bool], n: usize, g: usize)
             => [dx, dz, dy, x, code.z, code.edited, code.slope, code.edit_slope], [code.index];
         fn sae_latent(score: Tensor, code: Code, id: usize, batch: usize, tokens: usize)
             => [score, code.z], [code.index];
-        #[allow(clippy::too_many_arguments)]
         fn sae_latent_reverse(dx: Tensor, x: Tensor, code: Code, sae: &B::Sae, id: usize, n: usize)
             => [dx, x, code.slope], [code.index];
     }

@@ -90,7 +90,7 @@ impl Engine {
         let question = self.ask_random(methods, 1, seed)?;
         let side = self.checkpoint.config.vision.image_size;
         let grid = self.grid(side, side)?;
-        let (height, width) = grid.pixels();
+        let (height, width) = (grid.height, grid.width);
         let rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let pixels: Vec<f64> = StandardNormal.sample_iter(rng).take(batch * 3 * height * width).collect();
         let mut seconds = Vec::with_capacity(repeat);
@@ -101,7 +101,7 @@ impl Engine {
                 seconds.push(start.elapsed().as_secs_f64());
             }
             let scores = explanations.iter().flat_map(|e| &e.result.scores);
-            let maps = explanations.iter().flat_map(|e| &e.result.maps).flat_map(|map| &map.values);
+            let maps = explanations.iter().flat_map(|e| &e.result.maps).flat_map(|map| &map.exact);
             if !scores.chain(maps).all(|v| v.is_finite()) {
                 return Err(Error::Verification(format!("{pass}: not a number among the results")));
             }

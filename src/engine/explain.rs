@@ -29,8 +29,10 @@ pub struct MapValues {
     pub rows: usize,
     /// Columns of the grid.
     pub cols: usize,
-    /// (rows, cols), raw.
-    pub values: Vec<f64>,
+    /// (rows, cols), raw, as results hold it.
+    pub values: Vec<f32>,
+    /// The same before it was rounded to f32.
+    pub exact: Vec<f64>,
     /// The score that the map explains.
     pub score: f64,
     /// Integrated gradients only: sum of the map minus difference of the scores.
@@ -64,7 +66,7 @@ impl Engine {
     /// When the image is smaller than a patch.
     pub fn grid(&self, width: usize, height: usize) -> Result<PatchGrid> {
         let patch = self.checkpoint.config.vision.patch;
-        let grid = PatchGrid { rows: height / patch, cols: width / patch, patch };
+        let grid = PatchGrid::of(height, width, patch);
         if grid.patches() == 0 {
             return Err(Error::usage(format!("an image of {width}x{height} holds no patch of {patch} pixels")));
         }
@@ -78,14 +80,7 @@ impl Engine {
     pub fn explain(&mut self, images: &[&Prepared], question: &Question) -> Result<Vec<Explanation>> {
         let Some(first) = images.first() else { return Ok(Vec::new()) };
         let grid = self.grid(first.width, first.height)?;
-        let (height, width) = grid.pixels();
-        let mut values = Vec::with_capacity(images.len() * 3 * height * width);
-        for image in images {
-            // Pixels past the last whole patch are not seen by the model.
-            let rows = image.pixels.chunks(image.width).enumerate();
-            let kept = rows.filter(|(row, _)| row % image.height < height);
-            values.extend(kept.flat_map(|(_, row)| row[..width].iter().map(|&v| f64::from(v))));
-        }
+        let values = pixel_values(images);
         self.explain_pixels(&values, images.len(), grid, question)
     }
 
@@ -134,6 +129,11 @@ impl Engine {
     }
 }
 
+/// Normalised pixels (B,3,R,R) in double precision.
+pub(super) fn pixel_values(images: &[&Prepared]) -> Vec<f64> {
+    images.iter().flat_map(|image| image.pixels.iter().map(|&v| f64::from(v))).collect()
+}
+
 /// The part of image `b` in a variant's output.
 fn pictured(
     variant: &VariantOutput,
@@ -150,7 +150,7 @@ fn pictured(
     for (method, (named, key)) in question.methods.iter().enumerate() {
         for text in 0..targets {
             let (rows, cols) =
-                if named.method.on_pixels() { grid.pixels() } else { (grid.rows, grid.cols) };
+                if named.method.on_pixels() { (grid.height, grid.width) } else { (grid.rows, grid.cols) };
             let (values, gap) = match &paths[method] {
                 Some(path) => (path.map(text, b), path.gap(text, b)),
                 None => {
@@ -171,7 +171,8 @@ fn pictured(
                 text,
                 rows,
                 cols,
-                values,
+                values: values.iter().map(|&v| v as f32).collect(),
+                exact: values,
                 score: row(if is_single { &single } else { &scores }, text),
                 completeness_gap: gap,
             });

@@ -3,7 +3,9 @@
 
 mod bench;
 mod explain;
+mod hook;
 mod latents;
+mod memory;
 mod pixels;
 mod request;
 pub mod runner;
@@ -12,9 +14,10 @@ mod verify;
 
 pub use bench::{BenchPass, Timed};
 pub use explain::{Explanation, MapValues, Pictured};
-pub use latents::{LatentUse, latent_uses};
-pub use verify::{Compared, verify};
+pub use hook::HookStreams;
+pub use latents::{ImageLatents, LatentUse, TokenLatent, latent_uses};
 pub use request::{Device, Dtype, Options, Question, Request, SaeRequest};
+pub use verify::{Compared, verify};
 
 use crate::{
     Error, Result,

@@ -163,10 +163,8 @@ fn smoothgrad(
 ) -> Result<Vec<PathMap>> {
     let deviations: Vec<f64> = (0..input.batch)
         .map(|b| {
-            let (low, high) = input
-                .image(b)
-                .iter()
-                .fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
+            let (low, high) =
+                input.image(b).iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
             sigma * (high - low)
         })
         .collect();

@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{Engine, runner::{Job, JobObjective, JobSplice}};
+use super::{
+    Engine,
+    runner::{Job, JobObjective, JobSplice},
+};
 use crate::{
     Error, Result,
     backend::{PatchGrid, ScoreKind},
@@ -88,6 +91,16 @@ impl FromStr for Dtype {
             "f64" => Ok(Dtype::F64),
             "bf16" | "f16" => Err(Error::usage(format!("dtype `{s}` needs a GPU; the CPU computes in f32 or f64"))),
             _ => Err(Error::usage(format!("unknown dtype `{s}`: expected auto, f32, f64, bf16 or f16"))),
+        }
+    }
+}
+
+impl Dtype {
+    /// Bytes of one value.
+    pub fn size(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F64 => 8,
         }
     }
 }
@@ -348,9 +361,8 @@ fn map_key(named: &NamedMethod, layers: usize, depth: usize, score: Score) -> Re
         // A tower of one block has no last two: what there is takes part.
         Method::Legrad { from } => MapKey::Legrad(resolve_layer(from.max(-(layers as isize)), layers, &what)?),
         Method::GradCam { layer } => MapKey::GradCam(resolve_layer(layer, depth, &what)?),
-        Method::Gradient
-        | Method::GradientXInput
-        | Method::IntegratedGradients { .. }
-        | Method::SmoothGrad { .. } => MapKey::Pixels,
+        Method::Gradient | Method::GradientXInput | Method::IntegratedGradients { .. } | Method::SmoothGrad { .. } => {
+            MapKey::Pixels
+        }
     })
 }

@@ -102,6 +102,9 @@ pub trait Runner: Send {
     /// Those of the device.
     fn run(&mut self, job: &Job, pixels: &[f64]) -> Result<JobOutput>;
 
+    /// Bytes that a weight matrix (n,k) takes on the device, with or without its reverse.
+    fn matrix_bytes(&self, n: usize, k: usize, reverse: bool) -> usize;
+
     /// `exp(logit_scale)` of the loaded model.
     fn logit_scale(&self) -> f64;
 }
@@ -140,12 +143,7 @@ struct Parts<'a, B: Backend> {
 }
 
 impl<'a, B: Backend> Parts<'a, B> {
-    fn new(
-        backend: &B,
-        vision: &'a Vision<B::Matrix, B::Vector>,
-        sae: Option<(&'a B::Sae, usize)>,
-        job: &Job,
-    ) -> Self {
+    fn new(backend: &B, vision: &'a Vision<B::Matrix, B::Vector>, sae: Option<(&'a B::Sae, usize)>, job: &Job) -> Self {
         let (side, width) = (vision.config.grid(), vision.tower().width);
         let positions = interpolate_positions(&vision.positions, side, width, job.grid.rows, job.grid.cols);
         Parts {
@@ -188,7 +186,7 @@ impl<'a, B: Backend> Parts<'a, B> {
     }
 
     fn plan(&self, backend: &B, job: &Job) -> Result<Plan> {
-        let (height, width) = job.grid.pixels();
+        let (height, width) = (job.grid.height, job.grid.width);
         let pixels = vec![0.0; job.batch * 3 * height * width];
         let keys = job.keys.iter().copied().collect();
         let variants: Vec<&[Edit]> = job.variants.iter().map(Vec::as_slice).collect();
@@ -252,6 +250,10 @@ impl<T: Number> Runner for CpuRunner<T> {
         let watched = memory.take_watched();
         self.memory = Some((job.clone(), memory));
         Ok(JobOutput { variants: outputs, watched })
+    }
+
+    fn matrix_bytes(&self, n: usize, k: usize, reverse: bool) -> usize {
+        T::matrix_bytes(n, k, reverse)
     }
 
     fn logit_scale(&self) -> f64 {

@@ -94,9 +94,10 @@ impl Fixture {
     }
 
     fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        self.file.shape(name).map(<[usize]>::to_vec).ok_or_else(|| {
-            Error::tensor(self.file.path(), name, "a tensor", "nothing")
-        })
+        self.file
+            .shape(name)
+            .map(<[usize]>::to_vec)
+            .ok_or_else(|| Error::tensor(self.file.path(), name, "a tensor", "nothing"))
     }
 }
 
@@ -187,14 +188,14 @@ fn request(fixture: &Fixture, path: &Path) -> Result<Request> {
 /// Scores (B,Q) and maps (B,Q,cells) of the result.
 fn tensors_of(explanations: &[Explanation], question: &Question, ours: &mut BTreeMap<String, Vec<f64>>) {
     let mut add = |name: String, values: &mut dyn Iterator<Item = f64>| {
-        ours.entry(name).or_insert_with(Vec::new).extend(values);
+        ours.entry(name).or_default().extend(values);
     };
     for explanation in explanations {
         let result = &explanation.result;
         add("score".into(), &mut result.scores.iter().copied());
         for map in &result.maps {
             let name = format!("map.{}", question.methods[map.method].0.given);
-            add(name, &mut map.values.iter().copied());
+            add(name, &mut map.exact.iter().copied());
         }
     }
 }

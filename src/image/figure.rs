@@ -12,6 +12,7 @@ use super::overlay::{OverlayOptions, Scale, blend};
 use super::preprocess::Rect;
 use super::text::Pen;
 use crate::error::{Error, Result};
+use crate::files::write_file;
 
 const PAPER: [u8; 3] = [255; 3];
 const INK: [u8; 3] = [32; 3];
@@ -88,16 +89,7 @@ pub fn encode_png(picture: &Rgb8) -> Result<Vec<u8>> {
 /// # Errors
 /// [`Error::Io`] when it cannot be written, [`Error::Usage`] as [`encode_png`].
 pub fn write_png(path: impl AsRef<Path>, picture: &Rgb8) -> Result<()> {
-    let path = path.as_ref();
-    let bytes = encode_png(picture)?;
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path)).map_err(|e| {
-        // Nothing of ours may stay behind; that it cannot be removed either is not the news.
-        let _ = std::fs::remove_file(&temporary);
-        Error::io(path, e)
-    })
+    write_file(path.as_ref(), &encode_png(picture)?)
 }
 
 /// One picture of a figure.

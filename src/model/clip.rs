@@ -2,7 +2,7 @@
 
 use crate::{
     Result,
-    backend::{Backend, Linear, Norm, PatchGrid},
+    backend::{Backend, Linear, Norm},
     weights::{ClipCheckpoint, TextConfig, Tower, VisionConfig},
 };
 
@@ -143,8 +143,7 @@ impl<M, V> Vision<M, V> {
         Ok(Vision {
             patch: backend.matrix(d, 3 * p * p, patch),
             cls: read.vector("vision_model.embeddings.class_embedding", d)?,
-            positions: checkpoint
-                .read("vision_model.embeddings.position_embedding.weight", &[config.tokens(), d])?,
+            positions: checkpoint.read("vision_model.embeddings.position_embedding.weight", &[config.tokens(), d])?,
             ln_pre: read.norm("vision_model.pre_layrnorm", d, eps)?,
             blocks: read.blocks("vision_model", &config.tower)?,
             ln_post: read.norm("vision_model.post_layernorm", d, eps)?,
@@ -153,12 +152,6 @@ impl<M, V> Vision<M, V> {
             logit_scale: checkpoint.read("logit_scale", &[])?.first().map_or(1.0, |&v| f64::from(v).exp()),
             config,
         })
-    }
-
-    /// The grid of the size that the model was trained on.
-    pub fn trained_grid(&self) -> PatchGrid {
-        let side = self.config.grid();
-        PatchGrid { rows: side, cols: side, patch: self.config.patch }
     }
 
     /// The block tower's sizes.

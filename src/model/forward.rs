@@ -73,7 +73,6 @@ pub fn embed<X: Backend>(
 }
 
 /// One block on `input` (B,T,D). Returns its output (B,queries,D) and its tape.
-#[allow(clippy::too_many_arguments)] // a block is its weights, its input, its sizes and where it stands
 pub fn block<X: Backend>(
     x: &X,
     m: &mut X::Memory,

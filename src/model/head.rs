@@ -66,7 +66,6 @@ pub struct Targets {
 }
 
 /// The gradient of the targets' scores at `x` (G,tokens,D).
-#[allow(clippy::too_many_arguments)]
 pub fn reverse<X: Backend>(
     x: &X,
     m: &mut X::Memory,
@@ -81,15 +80,12 @@ pub fn reverse<X: Backend>(
     let (e, g) = (vision.embed, targets.count * batch);
     let dembed = m.tensor("d.embed", &[g, e])?;
     let (first, scale) = (targets.first, vision.logit_scale);
-    x.score_reverse(
-        m, dembed, tape.embed, tape.cos, &texts.embeddings, kind, scale, first, batch, texts.count, e, g,
-    )?;
+    x.score_reverse(m, dembed, tape.embed, tape.cos, &texts.embeddings, kind, scale, first, batch, texts.count, e, g)?;
     m.observe(&format!("{scope}d.embed"), dembed)?;
     embed_reverse(x, m, vision, tape.x, tape.stats, dembed, tape.tokens, batch, g)
 }
 
 /// `dembed` (G,E) to `dx` (G,tokens,D): only the CLS rows are not zero.
-#[allow(clippy::too_many_arguments)]
 pub fn embed_reverse<X: Backend>(
     x: &X,
     m: &mut X::Memory,

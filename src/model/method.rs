@@ -126,9 +126,7 @@ impl FromStr for NamedMethod {
             "grad-cam" => Method::GradCam { layer: options.number("layer", -1)? },
             "gradient" => Method::Gradient,
             "gradient-x-input" => Method::GradientXInput,
-            "integrated-gradients" => {
-                Method::IntegratedGradients { steps: options.bounded("steps", 50, 1, 1000)? }
-            }
+            "integrated-gradients" => Method::IntegratedGradients { steps: options.bounded("steps", 50, 1, 1000)? },
             "smoothgrad" => {
                 let samples = options.bounded("samples", 50, 1, 10_000)?;
                 let sigma: f64 = options.number("sigma", 0.15)?;
@@ -201,9 +199,10 @@ impl<'a> Options<'a> {
     fn choice<const N: usize>(&mut self, key: &str, names: [&str; N]) -> Result<usize> {
         match self.take(key) {
             None => Ok(0),
-            Some(text) => names.iter().position(|n| *n == text).ok_or_else(|| {
-                Error::usage(format!("method `{}`: {key} must be {}", self.given, names.join(" or ")))
-            }),
+            Some(text) => names
+                .iter()
+                .position(|n| *n == text)
+                .ok_or_else(|| Error::usage(format!("method `{}`: {key} must be {}", self.given, names.join(" or ")))),
         }
     }
 

@@ -12,7 +12,7 @@ use super::{
     request::Edit,
     splice::{SpliceTape, Splicing},
 };
-pub use super::{methods::MapKey, head::embed_texts};
+pub use super::{head::embed_texts, methods::MapKey};
 use crate::{
     Error, Result,
     backend::{AttentionShape, Backend, Memory, PatchGrid, ScoreKind, Tensor},
@@ -160,14 +160,7 @@ impl<'a, X: Backend> Model<'a, X> {
     }
 
     /// Encodes, edits and splices at the output of the last block so far.
-    pub fn splice(
-        &self,
-        x: &X,
-        m: &mut X::Memory,
-        forward: &mut Forwarded,
-        edits: &[Edit],
-        scope: &str,
-    ) -> Result<()> {
+    pub fn splice(&self, x: &X, m: &mut X::Memory, forward: &mut Forwarded, edits: &[Edit], scope: &str) -> Result<()> {
         if let (Some(splicing), Some(&stream), Some(last)) =
             (&self.splicing, forward.outputs.last(), forward.blocks.last())
         {
@@ -183,8 +176,7 @@ impl<'a, X: Backend> Model<'a, X> {
             Objective::Texts { texts, .. } => {
                 let top = self.top();
                 let tokens = forward.blocks[top].tokens_out();
-                let head =
-                    head::forward(x, m, self.vision, texts, forward.output(top), tokens, self.batch, scope)?;
+                let head = head::forward(x, m, self.vision, texts, forward.output(top), tokens, self.batch, scope)?;
                 Ok((Ends::Head(head), m.download(head.cos)?))
             }
             Objective::Latent(id) => {
@@ -248,9 +240,8 @@ impl<'a, X: Backend> Model<'a, X> {
             };
             let weights = &self.vision.blocks[layer];
             let keep = layer >= kept;
-            let (out, tape) = forward::block(
-                x, m, weights, tower.activation, stream, shape, scope, layer, tower.mlp_width, keep,
-            )?;
+            let (out, tape) =
+                forward::block(x, m, weights, tower.activation, stream, shape, scope, layer, tower.mlp_width, keep)?;
             forward.blocks.push(tape);
             forward.outputs.push(out);
             stream = out;
@@ -264,14 +255,8 @@ impl<'a, X: Backend> Model<'a, X> {
     ///
     /// # Errors
     /// Those of the device; [`Error::Usage`] for a latent score without an SAE.
-    pub fn run(
-        &self,
-        x: &X,
-        m: &mut X::Memory,
-        pixels: &[f64],
-        variants: &[&[Edit]],
-    ) -> Result<Vec<VariantOutput>> {
-        let (height, width) = self.grid.pixels();
+    pub fn run(&self, x: &X, m: &mut X::Memory, pixels: &[f64], variants: &[&[Edit]]) -> Result<Vec<VariantOutput>> {
+        let (height, width) = (self.grid.height, self.grid.width);
         let input = m.tensor("pixels", &[self.batch, 3, height, width])?;
         m.upload(input, pixels)?;
         let (x0, embed) = forward::embed(x, m, self.vision, self.positions, input, self.batch, self.grid)?;

@@ -73,7 +73,10 @@ impl Tokens {
             Tokens::List(patches) => {
                 for &p in patches {
                     *mask.get_mut(p + 1).ok_or_else(|| {
-                        Error::usage(format!("--tokens: patch {p} is out of range: the image has {} patches", tokens - 1))
+                        Error::usage(format!(
+                            "--tokens: patch {p} is out of range: the image has {} patches",
+                            tokens - 1
+                        ))
                     })? = true;
                 }
             }

@@ -11,7 +11,6 @@ use crate::{
 /// The gradient at the block's attention output, from that at its output.
 ///
 /// `dx` (G,queries,D) holds the gradient of the block's output and afterwards that of `x_mid`. Returns `d_o` (G,queries,D).
-#[allow(clippy::too_many_arguments)]
 pub fn to_attention<X: Backend>(
     x: &X,
     m: &mut X::Memory,
@@ -44,7 +43,6 @@ pub fn to_attention<X: Backend>(
 
 /// From the attention output to the block's input. `dx` holds the gradient of `x_mid` (G,queries,D).
 /// Returns the gradient of the block's input (G,T,D); the relevance row is taken along where asked for.
-#[allow(clippy::too_many_arguments)]
 pub fn to_input<X: Backend>(
     x: &X,
     m: &mut X::Memory,
@@ -76,7 +74,6 @@ pub fn to_input<X: Backend>(
 }
 
 /// The gradient of the pixels (G,3,R,R) from that of `x0` (G,T,D).
-#[allow(clippy::too_many_arguments)]
 pub fn to_pixels<X: Backend>(
     x: &X,
     m: &mut X::Memory,
@@ -94,7 +91,7 @@ pub fn to_pixels<X: Backend>(
     let rows = Rows { tensor: tape.tokens, stride: d };
     x.layer_norm_reverse(m, dtokens, dx0, rows, tape.stats, &vision.ln_pre, batch * t, g * t, false)?;
     let dpatches = m.tensor("d.patches", &[g, t, 3 * grid.patch * grid.patch])?;
-    let (height, width) = grid.pixels();
+    let (height, width) = (grid.height, grid.width);
     let dpixels = m.tensor("d.pixels", &[g, 3, height, width])?;
     x.patch_embed_reverse(m, dpixels, dpatches, dtokens, &vision.patch, g, grid)?;
     m.observe(&format!("{scope}d.pixels"), dpixels)?;

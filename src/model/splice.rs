@@ -51,7 +51,6 @@ impl<S> Splicing<'_, S> {
     }
 
     /// Encodes `stream` (B,tokens,D), edits, and puts the result back.
-    #[allow(clippy::too_many_arguments)]
     pub fn forward<X: Backend<Sae = S>>(
         &self,
         x: &X,
@@ -88,7 +87,6 @@ impl<S> Splicing<'_, S> {
     }
 
     /// The gradient before the splice from that after it, both (G,tokens,D), and that of the latents z' (G,tokens,C).
-    #[allow(clippy::too_many_arguments)]
     pub fn reverse<X: Backend<Sae = S>>(
         &self,
         x: &X,
@@ -104,9 +102,7 @@ impl<S> Splicing<'_, S> {
         let dx = m.tensor("d.sae.x_in", &[g, tape.tokens, width])?;
         let dz = m.tensor("d.sae.val", &[rows, tape.code.slots])?;
         let mask = self.mask(tape.tokens);
-        x.sae_splice_reverse(
-            m, dx, dz, dout, tape.x, tape.code, self.sae, self.splice, self.through, mask, n, rows,
-        )?;
+        x.sae_splice_reverse(m, dx, dz, dout, tape.x, tape.code, self.sae, self.splice, self.through, mask, n, rows)?;
         m.observe(&format!("{scope}d.sae.x_in"), dx)?;
         m.observe(&format!("{scope}d.sae.val"), dz)?;
         Ok((dx, dz))

@@ -78,6 +78,11 @@ mod tests {
         let bound = tolerance.bound(Difference { max: 1.0, rms: 1.0 }, Difference::default());
         assert!(ratio(Difference { max: 2.1, rms: 0.0 }, bound) > 1.0);
         assert!(ratio(Difference { max: 0.0, rms: 2.1 }, bound) > 1.0);
-        assert!(ratio(Difference { max: 1.0, rms: 1e-9 }, Tolerance::bound(&tolerance, Difference::default(), Difference::default())) > 1.0);
+        assert!(
+            ratio(
+                Difference { max: 1.0, rms: 1e-9 },
+                Tolerance::bound(&tolerance, Difference::default(), Difference::default())
+            ) > 1.0
+        );
     }
 }

@@ -4,8 +4,9 @@
 //! renamed and linked into the snapshot. `refs/REVISION` is written last, so a broken download is never taken for whole.
 
 use super::hf_cache::{HubCache, HubId, is_plain};
-use super::safetensors_file::{read_json, write_atomically};
+use super::safetensors_file::read_json;
 use crate::error::{Error, Result};
+use crate::files::write_file;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -128,7 +129,7 @@ impl Hub {
                 fetch(shard, progress)?;
             }
         }
-        write_atomically(&folder.join("refs").join(&id.revision), |out| out.write_all(commit.as_bytes()))?;
+        write_file(&folder.join("refs").join(&id.revision), commit.as_bytes())?;
         Ok(snapshot)
     }
 

@@ -1,6 +1,7 @@
 //! Safetensors files: a checked, memory-mapped reader over one file or many shards, and a writer.
 
 use crate::error::{Error, Result};
+use crate::files::write_with;
 use bytemuck::cast_slice;
 use half::{bf16, f16};
 use memmap2::Mmap;
@@ -12,7 +13,7 @@ use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -454,27 +455,9 @@ pub fn write(path: &Path, tensors: &[(&str, &[usize], Data<'_>)], metadata: &[(&
     }
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
-    write_atomically(path, |out| {
+    write_with(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
         order.iter().try_for_each(|(_, _, data)| out.write_all(data.bytes()))
-    })
-}
-
-/// Writes a file under a temporary name in its folder, then renames it.
-pub(super) fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    let write = || {
-        let mut out = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
-        fill(&mut out)?;
-        out.into_inner().map_err(|e| e.into_error())?.sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    write().map_err(|e| {
-        // Best effort: the first error is the one to tell.
-        let _ = std::fs::remove_file(&temporary);
-        Error::io(path, e)
     })
 }

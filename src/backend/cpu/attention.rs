@@ -4,17 +4,24 @@
 use rayon::prelude::*;
 
 use super::{
-    Number, simd,
-    small::{Strided, StridedMut, product},
+    Number,
+    matmul::{Mat, MatMut},
+    simd,
 };
 use crate::backend::AttentionShape;
 
 /// Query rows that share one tile of scores.
 const TILE: usize = 64;
 
-/// One head's view of a row block of qkv (T,3D): `part` 0 = q, 1 = k, 2 = v.
-fn head<T>(qkv: &[T], s: AttentionShape, part: usize, h: usize) -> Strided<'_, T> {
-    Strided { values: &qkv[part * s.width() + h * s.head_dim..], row: 3 * s.width(), col: 1 }
+/// Rows `first .. first + rows` of one head in qkv (T,3D): `part` 0 = q, 1 = k, 2 = v.
+fn head<T: Number>(qkv: &[T], s: AttentionShape, part: usize, h: usize, first: usize, rows: usize) -> Mat<'_, T> {
+    let stride = 3 * s.width();
+    Mat::new(&qkv[first * stride + part * s.width() + h * s.head_dim..], rows, s.head_dim, stride)
+}
+
+/// One head of all keys or values.
+fn all<T: Number>(qkv: &[T], s: AttentionShape, part: usize, h: usize) -> Mat<'_, T> {
+    head(qkv, s, part, h, 0, s.tokens)
 }
 
 /// `o` (B,queries,D), `lse` (B,queries,H) from `qkv` (B,T,3D).
@@ -27,16 +34,16 @@ pub fn forward<T: Number>(o: &mut [T], lse: &mut [T], qkv: &[T], s: AttentionSha
             |scores, (tile, (o, lse))| {
                 let (first, rows) = (tile * TILE, o.len() / d);
                 for h in 0..s.heads {
-                    let (q, k, v) = (head(qkv, s, 0, h), head(qkv, s, 1, h), head(qkv, s, 2, h));
                     let p = &mut scores[..rows * t];
-                    product(StridedMut::rows(p, t), q.from_row(first), k.transposed(), rows, t, s.head_dim, s.scale());
+                    let q = head(qkv, s, 0, h, first, rows);
+                    T::small_product(MatMut::new(p, rows, t, t), q, all(qkv, s, 1, h).t(), s.scale());
                     for (i, p) in p.chunks_mut(t).enumerate() {
                         let seen = if s.causal { first + i + 1 } else { t };
                         lse[i * s.heads + h] = softmax(&mut p[..seen]);
                         p[seen..].fill(T::ZERO);
                     }
-                    let out = StridedMut { values: &mut o[h * s.head_dim..], row: d };
-                    product(out, Strided::rows(p, t), v, rows, s.head_dim, t, 1.0);
+                    let out = MatMut::new(&mut o[h * s.head_dim..], rows, s.head_dim, d);
+                    T::small_product(out, Mat::new(p, rows, t, t), all(qkv, s, 2, h), 1.0);
                 }
             },
         );
@@ -66,8 +73,8 @@ fn softmax<T: Number>(p: &mut [T]) -> T {
 /// would drown it.
 fn probabilities<T: Number>(p: &mut [T], qkv: &[T], lse: &[T], s: AttentionShape, h: usize) {
     let t = s.tokens;
-    let (q, k) = (head(qkv, s, 0, h), head(qkv, s, 1, h));
-    product(StridedMut::rows(p, t), q, k.transposed(), s.queries, t, s.head_dim, s.scale());
+    let q = head(qkv, s, 0, h, 0, s.queries);
+    T::small_product(MatMut::new(p, s.queries, t, t), q, all(qkv, s, 1, h).t(), s.scale());
     for (i, p) in p.chunks_mut(t).enumerate() {
         let lse = lse[i * s.heads + h];
         simd(
@@ -158,8 +165,8 @@ fn reverse_head<T: Number>(
     let mut p = vec![T::ZERO; queries * t];
     let mut dp = vec![T::ZERO; queries * t];
     probabilities(&mut p, qkv, lse, s, h);
-    let d_o = Strided { values: &d_o[h * dh..], row: s.width(), col: 1 };
-    product(StridedMut::rows(&mut dp, t), d_o, head(qkv, s, 2, h).transposed(), queries, t, dh, 1.0);
+    let d_o = Mat::new(&d_o[h * dh..], queries, dh, s.width());
+    T::small_product(MatMut::new(&mut dp, queries, t, t), d_o, all(qkv, s, 2, h).t(), 1.0);
 
     let mut row = Vec::new();
     if let Some(r_in) = r_in {
@@ -175,15 +182,8 @@ fn reverse_head<T: Number>(
     if with_dqkv {
         dqkv = vec![T::ZERO; t * 3 * dh];
         // dV before dS takes the place of dP.
-        product(
-            StridedMut { values: &mut dqkv[2 * dh..], row: 3 * dh },
-            Strided::rows(&p, t).transposed(),
-            d_o,
-            t,
-            dh,
-            queries,
-            1.0,
-        );
+        let dv = MatMut::new(&mut dqkv[2 * dh..], t, dh, 3 * dh);
+        T::small_product(dv, Mat::new(&p, queries, t, t).t(), d_o, 1.0);
         for (p, dp) in p.chunks(t).zip(dp.chunks_mut(t)) {
             simd(
                 #[inline(always)]
@@ -193,18 +193,11 @@ fn reverse_head<T: Number>(
                 },
             );
         }
-        let ds = Strided::rows(&dp, t);
-        let (q, k) = (head(qkv, s, 0, h), head(qkv, s, 1, h));
-        product(StridedMut { values: &mut dqkv, row: 3 * dh }, ds, k, queries, dh, t, s.scale());
-        product(
-            StridedMut { values: &mut dqkv[dh..], row: 3 * dh },
-            ds.transposed(),
-            q,
-            t,
-            dh,
-            queries,
-            s.scale(),
-        );
+        let ds = Mat::new(&dp, queries, t, t);
+        let dq = MatMut::new(&mut dqkv, queries, dh, 3 * dh);
+        T::small_product(dq, ds, all(qkv, s, 1, h), s.scale());
+        let dk = MatMut::new(&mut dqkv[dh..], t, dh, 3 * dh);
+        T::small_product(dk, ds.t(), head(qkv, s, 0, h, 0, queries), s.scale());
     }
     HeadReverse { dqkv, row }
 }
@@ -240,16 +233,8 @@ pub fn positive_gradient<T: Number>(map: &mut [T], d_o: &[T], qkv: &[T], s: Atte
             .into_par_iter()
             .map(|h| {
                 let mut dp = vec![T::ZERO; s.queries * t];
-                let d_o = Strided { values: &d_o[h * s.head_dim..], row: d, col: 1 };
-                product(
-                    StridedMut::rows(&mut dp, t),
-                    d_o,
-                    head(qkv, s, 2, h).transposed(),
-                    s.queries,
-                    t,
-                    s.head_dim,
-                    1.0,
-                );
+                let d_o = Mat::new(&d_o[h * s.head_dim..], s.queries, s.head_dim, d);
+                T::small_product(MatMut::new(&mut dp, s.queries, t, t), d_o, all(qkv, s, 2, h).t(), 1.0);
                 let mut column = vec![T::ZERO; t];
                 for dp in dp.chunks(t) {
                     column.iter_mut().zip(dp).for_each(|(c, &v)| *c += v.max(T::ZERO));

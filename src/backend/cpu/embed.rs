@@ -8,7 +8,7 @@ use crate::backend::PatchGrid;
 /// `patches` (B,T,3 p p) from `pixels` (B,3,R,R). The row of the CLS token is zero, so that one product makes all tokens.
 pub fn to_patches<T: Real>(patches: &mut [T], pixels: &[T], grid: PatchGrid) {
     let (p, t) = (grid.patch, grid.tokens());
-    let (height, width) = grid.pixels();
+    let (height, width) = (grid.height, grid.width);
     patches.par_chunks_mut(3 * p * p).enumerate().for_each(|(row, patch)| {
         let (image, token) = (row / t, row % t);
         if token == 0 {
@@ -26,9 +26,12 @@ pub fn to_patches<T: Real>(patches: &mut [T], pixels: &[T], grid: PatchGrid) {
 /// `pixels` (G,3,R,R) from `patches` (G,T,3 p p): the inverse of [`to_patches`], and its reverse.
 pub fn from_patches<T: Real>(pixels: &mut [T], patches: &[T], grid: PatchGrid) {
     let (p, t) = (grid.patch, grid.tokens());
-    let (height, width) = grid.pixels();
+    let (height, width) = (grid.height, grid.width);
     pixels.par_chunks_mut(width).enumerate().for_each(|(line, row)| {
         let (image, channel, y) = (line / (3 * height), line / height % 3, line % height);
+        let seen = if y < grid.rows * p { grid.cols * p } else { 0 };
+        let (row, unseen) = row.split_at_mut(seen);
+        unseen.fill(T::ZERO);
         for (col, values) in row.chunks_mut(p).enumerate() {
             let patch = (image * t + 1 + y / p * grid.cols + col) * 3 * p * p;
             let start = patch + (channel * p + y % p) * p;

@@ -28,7 +28,6 @@ pub fn forward<T: Real>(y: &mut [T], stats: &mut [T], x: &[T], stride: usize, ga
 /// `dx` (g,D) from `dy` (g,D); forward row `i % n`.
 ///
 /// With xhat = (x - mean) rstd and t = dy gain: dx = rstd (t - mean(t) - xhat mean(t xhat)).
-#[allow(clippy::too_many_arguments)]
 pub fn reverse<T: Real>(
     dx: &mut [T],
     dy: &[T],
@@ -83,7 +82,7 @@ pub(super) fn sum3<T: Real>(a: &[T], b: &[T], c: &[T], f: impl Fn(T, T, T) -> T)
     let mut width = 8;
     while width > 0 {
         for i in 0..width {
-            parts[i] = parts[i] + parts[i + width];
+            parts[i] += parts[i + width];
         }
         width /= 2;
     }

@@ -19,7 +19,6 @@ pub enum After<'a, T> {
 }
 
 /// `y` (n,out) from `x` (n,in), rows `stride` apart; `out` is the layer's output width.
-#[allow(clippy::too_many_arguments)]
 pub fn forward<T: Number>(
     y: &mut [T],
     x: &[T],

@@ -5,10 +5,9 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 
 use super::{
-    Real, matmul,
-    matmul::{Kernel, Panels},
+    Real,
     layer_norm::exact_sum,
-    small::{Strided, StridedMut},
+    matmul::{self, Kernel, Mat, MatMut, Panels},
 };
 
 /// Called once for every finished piece of a row: (row, first column, values).
@@ -28,16 +27,8 @@ pub trait Number: Real {
     /// `dx` (m,k) = `dy` (m,n) W.
     fn product_reverse(dx: &mut [Self], dy: &[Self], m: usize, w: &Self::Matrix, finish: Finish<'_, Self>);
 
-    /// See [`super::small::product`].
-    fn small_product(
-        c: StridedMut<'_, Self>,
-        a: Strided<'_, Self>,
-        b: Strided<'_, Self>,
-        m: usize,
-        n: usize,
-        k: usize,
-        scale: f64,
-    );
+    /// `c` (m,n) = `scale` `a` (m,k) `b` (k,n), on the calling thread.
+    fn small_product(c: MatMut<'_, Self>, a: Mat<'_, Self>, b: Mat<'_, Self>, scale: f64);
 
     /// Bytes that W (n,k) takes, forward only or with its reverse.
     fn matrix_bytes(n: usize, k: usize, reverse: bool) -> usize;
@@ -78,19 +69,10 @@ impl Number for f64 {
         });
     }
 
-    fn small_product(
-        c: StridedMut<'_, f64>,
-        a: Strided<'_, f64>,
-        b: Strided<'_, f64>,
-        m: usize,
-        n: usize,
-        k: usize,
-        scale: f64,
-    ) {
-        for i in 0..m {
-            for j in 0..n {
-                let term = |l: usize| a.values[i * a.row + l * a.col] * b.values[l * b.row + j * b.col];
-                c.values[i * c.row + j] = scale * exact_sum((0..k).map(term));
+    fn small_product(mut c: MatMut<'_, f64>, a: Mat<'_, f64>, b: Mat<'_, f64>, scale: f64) {
+        for i in 0..a.rows() {
+            for (j, c) in c.row(i).iter_mut().enumerate() {
+                *c = scale * exact_sum((0..a.columns()).map(|l| a.at(i, l) * b.at(l, j)));
             }
         }
     }
@@ -131,22 +113,12 @@ impl Number for f32 {
         matmul::product(dx, w.forward.k(), dy, w.forward.n(), m, w.reverse(), finish);
     }
 
-    fn small_product(
-        c: StridedMut<'_, f32>,
-        a: Strided<'_, f32>,
-        b: Strided<'_, f32>,
-        m: usize,
-        n: usize,
-        k: usize,
-        scale: f64,
-    ) {
-        let a = matmul::Mat::new(a.values, m, k, a.row, a.col);
-        let b = matmul::Mat::new(b.values, k, n, b.row, b.col);
-        matmul::gemm_small(scale as f32, a, b, 0.0, matmul::MatMut::new(c.values, m, n, c.row, 1));
+    fn small_product(c: MatMut<'_, f32>, a: Mat<'_, f32>, b: Mat<'_, f32>, scale: f64) {
+        matmul::gemm_small(c, a, b, scale as f32);
     }
 
     fn matrix_bytes(n: usize, k: usize, reverse: bool) -> usize {
-        let copies = if reverse { 2 } else { 1 };
-        n * k * size_of::<f32>() * copies
+        let forward = Panels::packed_bytes(n, k, Kernel::best());
+        forward + if reverse { Panels::packed_bytes(k, n, Kernel::best()) } else { 0 }
     }
 }

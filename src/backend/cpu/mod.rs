@@ -15,7 +15,6 @@ mod memory;
 mod real;
 mod sae;
 mod select;
-mod small;
 
 use std::marker::PhantomData;
 
@@ -364,14 +363,7 @@ impl<T: Number> Backend for Cpu<T> {
         Ok(())
     }
 
-    fn gather_rows(
-        &self,
-        m: &mut CpuMemory<T>,
-        y: Tensor,
-        x: Tensor,
-        rows: &[usize],
-        width: usize,
-    ) -> Result<()> {
+    fn gather_rows(&self, m: &mut CpuMemory<T>, y: Tensor, x: Tensor, rows: &[usize], width: usize) -> Result<()> {
         let [y, x] = m.real([y, x])?;
         y.chunks_mut(width).zip(rows).for_each(|(y, &row)| y.copy_from_slice(&x[row * width..][..width]));
         Ok(())

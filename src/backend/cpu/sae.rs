@@ -98,9 +98,7 @@ impl<T> CodeRef<'_, T> {
     fn row(&self, n: usize) -> Slots<'_, T> {
         let index = &self.index[n * (self.slots + 1)..][..self.slots + 1];
         let used = n * self.slots..n * self.slots + index[0] as usize;
-        let cut = |values: &'_ [T]| -> std::ops::Range<usize> {
-            if values.is_empty() { 0..0 } else { used.clone() }
-        };
+        let cut = |values: &'_ [T]| -> std::ops::Range<usize> { if values.is_empty() { 0..0 } else { used.clone() } };
         Slots {
             index: &index[1..][..used.len()],
             z: &self.z[cut(self.z)],
@@ -199,9 +197,7 @@ impl<T: Number> CpuSae<T> {
         let d = T::of(self.width as f64);
         match &self.norm {
             InputNorm::None => Normed { shift: T::ZERO, scale: T::ONE, std: T::ONE },
-            InputNorm::Fixed { scale, .. } => {
-                Normed { shift: T::ZERO, scale: T::of(f64::from(*scale)), std: T::ONE }
-            }
+            InputNorm::Fixed { scale, .. } => Normed { shift: T::ZERO, scale: T::of(f64::from(*scale)), std: T::ONE },
             InputNorm::LayerNorm { .. } => {
                 let mean = sum(x, |v| v) / d;
                 let std = (sum(x, |v| (v - mean) * (v - mean)) / (d - T::ONE)).sqrt();
@@ -353,7 +349,6 @@ impl<T: Number> CpuSae<T> {
     }
 
     /// `dx` (g,D) and `dz` (g,C) from `dy` (g,D); forward row `i % n`.
-    #[allow(clippy::too_many_arguments)]
     pub fn splice_reverse(
         &self,
         dx: &mut [T],

@@ -13,7 +13,6 @@ use crate::{
 };
 
 /// LeGrad's map (G,P) of the blocks from `from` on, for `targets`. The score is the cosine, as the authors define it.
-#[allow(clippy::too_many_arguments)]
 pub fn legrad_maps<X: Backend>(
     x: &X,
     m: &mut X::Memory,
@@ -52,8 +51,7 @@ pub fn legrad_maps<X: Backend>(
             (dx, _) = splicing.reverse(x, m, dx, splice, batch, d, g, "legrad.")?;
         }
         let weights = &model.vision.blocks[tape.layer];
-        let d_o =
-            reverse::to_attention(x, m, weights, tower.activation, dx, tape, tower.mlp_width, g, "legrad.")?;
+        let d_o = reverse::to_attention(x, m, weights, tower.activation, dx, tape, tower.mlp_width, g, "legrad.")?;
         x.attention_positive_gradient(m, map, d_o, tape.qkv, tape.shape, g)?;
     }
     append(maps, MapKey::Legrad(from), m.download(map)?);

@@ -27,9 +27,8 @@ pub fn single_head_maps<X: Backend>(
     let tape = &forward.blocks[top];
     let shape = AttentionShape { heads: 1, head_dim: tower.width, ..tape.shape };
     let weights = &model.vision.blocks[top];
-    let (out, single) = forward::block(
-        x, m, weights, tower.activation, tape.x, shape, "single.", top, tower.mlp_width, true,
-    )?;
+    let (out, single) =
+        forward::block(x, m, weights, tower.activation, tape.x, shape, "single.", top, tower.mlp_width, true)?;
     let mut blocks = forward.blocks[..top].to_vec();
     blocks.push(single);
     let mut outputs = forward.outputs[..top].to_vec();

@@ -91,8 +91,7 @@ pub fn walk<X: Backend>(
         }
     }
     if needs.keys.contains(&MapKey::Pixels) {
-        let dpixels =
-            reverse::to_pixels(x, m, model.vision, dx, &forward.embed, batch, model.grid, g, scope)?;
+        let dpixels = reverse::to_pixels(x, m, model.vision, dx, &forward.embed, batch, model.grid, g, scope)?;
         append(maps, MapKey::Pixels, m.download(dpixels)?);
     }
     Ok(latents)

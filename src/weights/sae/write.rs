@@ -2,9 +2,10 @@
 //! weights where that is exact in real arithmetic, and refused where it is not.
 
 use super::super::clip_checkpoint::transpose;
-use super::super::safetensors_file::{Data, write, write_atomically};
+use super::super::safetensors_file::{Data, write};
 use super::{Hook, InputNorm, SaeActivation, SaeWeights, TokenScopeHint};
 use crate::error::{Error, Result};
+use crate::files::write_file;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -241,5 +242,5 @@ fn save(
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     write(&folder.join(weights), tensors, &[("format", "pt")])?;
     let text = format!("{:#}\n", Value::Object(config));
-    write_atomically(&folder.join("cfg.json"), |out| out.write_all(text.as_bytes()))
+    write_file(&folder.join("cfg.json"), text.as_bytes())
 }

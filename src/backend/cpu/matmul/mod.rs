@@ -7,8 +7,7 @@
 //!   left out are under 2^-24 of the product together (2^-27 as a rule), and have no preferred sign.
 //! * [`Kernel::Fma`]: vector multiply-adds (`fma.rs`) everywhere else.
 //!
-//! [`Rows64`] is the same product in f64 by plain loops, the judge of both. [`gemm_small`] is the strided product
-//! of attention.
+//! [`gemm_small`] is the strided product of attention.
 //!
 //! # Same input, same bits
 //! A row of Y depends only on its row of X, on W and on the kernel: not on M, on the row's position or on the number of
@@ -19,14 +18,26 @@
 //! no denormals: values under 2^-126 count as zero, and the relative error grows for factors under 2^-103 (`split.rs`).
 //!
 //! # Speed
-//! Predicted before measuring, for one core at 2.9 GHz: the tile unit does 16 x 16 x 32 multiply-adds in 16 cycles,
-//! 2970 GFLOP/s, a sixth of which is 495; two thirds of that, 330, should remain when tiles are loaded from L2
-//! (14 tiles for 24 products). The f32 multiply-adds of the same core peak at 186 GFLOP/s.
+//! Predicted before measuring: six products at 16 times the rate of multiply-adds are at most 2.67 times their peak;
+//! 280 GFLOP/s should remain on one core and 540 on two.
+//!
+//! Measured on a Xeon of the Sapphire Rapids class, 2 cores shared with other work, in GFLOP/s, the best of many calls
+//! over several builds during tuning (`cargo bench --bench matmul` has the same shapes). The tile unit alone: 2990 in
+//! bf16, so 498 for six products. A block of C with its loads: 346, with prefetches 380. Packing X, copying C and
+//! fetching W from L3 cost the rest.
+//!
+//! | M x K x N | tiles, 1 core | 2 cores | multiply-adds, 1 core | 2 cores | `gemm` crate, 1 core | 2 cores |
+//! |---|---|---|---|---|---|---|
+//! | 800 x 768 x 768 | 273 | 598 | 118 | 226 | 142 | 240 |
+//! | 800 x 768 x 3072 | 278 | 582 | 113 | 204 | 158 | 294 |
+//! | 800 x 3072 x 768 | 270 | 551 | 102 | 197 | 157 | 228 |
+//! | 257 x 1024 x 4096 | 249 | 520 | 96 | 206 | 123 | 231 |
+//! | 50 x 768 x 3072 | 228 | 453 | 76 | 159 | 74 | 155 |
+//! | 1 x 768 x 3072 | 9 | 15 | 10 | 18 | 14 | 14 |
 
 mod amx;
 mod fma;
 mod product;
-mod rows64;
 mod small;
 mod split;
 #[cfg(test)]
@@ -37,8 +48,7 @@ use fma::PanelRow;
 use rayon::prelude::*;
 
 pub use product::product;
-pub use rows64::Rows64;
-pub use small::{Element, Mat, MatMut, gemm_small};
+pub use small::{Mat, MatMut, gemm_small};
 
 /// Which instructions compute a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +71,7 @@ impl Kernel {
     }
 }
 
-/// A weight matrix W (N,K), packed once for [`product`]. It replaces the f32 weights.
+/// A weight matrix W (N,K), packed once for [`product()`]. It replaces the f32 weights.
 pub struct Panels {
     n: usize,
     k: usize,
@@ -129,6 +139,15 @@ impl Panels {
     /// K, the columns of X.
     pub fn k(&self) -> usize {
         self.k
+    }
+
+    /// The bytes that W (N,K) takes packed for `kernel`.
+    pub fn packed_bytes(n: usize, k: usize, kernel: Kernel) -> usize {
+        let panels = n.div_ceil(WIDTH);
+        match kernel {
+            Kernel::Amx(_) => panels * k.div_ceil(STEP) * STEP_LINES * size_of::<Line>(),
+            Kernel::Fma => panels * k * size_of::<PanelRow>(),
+        }
     }
 
     /// The bytes of the packed weights.

@@ -213,12 +213,12 @@ impl Columns<'_, '_> {
     pub(super) fn put(&mut self, i: usize, sums: &[f32; WIDTH]) {
         let Some(row) = self.rows.get_mut(i) else { return };
         let y = &mut row[self.column..];
-        let first = self.first;
-        let add = |y: &mut f32, sum: &f32| *y = if first { *sum } else { *y + sum };
         match y.first_chunk_mut::<WIDTH>() {
-            // The same with a constant length, for the compiler's sake.
-            Some(y) => y.iter_mut().zip(sums).for_each(|(y, sum)| add(y, sum)),
-            None => y.iter_mut().zip(sums).for_each(|(y, sum)| add(y, sum)),
+            // The same as below with a constant length, for the compiler's sake.
+            Some(y) if self.first => *y = *sums,
+            Some(y) => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
+            None if self.first => y.iter_mut().zip(sums).for_each(|(y, sum)| *y = *sum),
+            None => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
         }
     }
 }

@@ -1,127 +1,114 @@
 //! The product of small strided matrices, as attention needs it for each head: one thread, the `gemm` crate.
 
-/// f32 or f64.
-pub trait Element: Copy + PartialEq + private::Sealed + 'static {
-    /// 0.
-    const ZERO: Self;
-}
-
-impl Element for f32 {
-    const ZERO: Self = 0.0;
-}
-
-impl Element for f64 {
-    const ZERO: Self = 0.0;
-}
-
-mod private {
-    /// Nothing but f32 and f64: the types that `gemm` is called with.
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for f64 {}
-}
-
-/// Where the elements of a matrix stand in its slice: `data[i * row_stride + j * column_stride]`.
+/// A strided matrix to read: element (i,j) is `data[i * row_stride + j * column_stride]`.
 #[derive(Clone, Copy, Debug)]
-struct Layout {
-    rows: usize,
-    columns: usize,
-    row_stride: isize,
-    column_stride: isize,
-}
-
-impl Layout {
-    /// # Panics
-    /// If the last element is past the end of `len` values.
-    fn new(len: usize, rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> Self {
-        if rows > 0 && columns > 0 {
-            let row = (rows - 1).checked_mul(row_stride);
-            let column = (columns - 1).checked_mul(column_stride);
-            let last = row.zip(column).and_then(|(row, column)| row.checked_add(column));
-            assert!(
-                last.is_some_and(|last| last < len),
-                "a ({rows},{columns}) matrix with strides {row_stride}, {column_stride} does not fit {len} values"
-            );
-        }
-        // A stride that does not fit an isize belongs to a single row or column, and is never used.
-        let stride = |stride: usize| isize::try_from(stride).unwrap_or(0);
-        Layout { rows, columns, row_stride: stride(row_stride), column_stride: stride(column_stride) }
-    }
-}
-
-/// A strided matrix to read.
-#[derive(Clone, Copy)]
 pub struct Mat<'a, T> {
     data: &'a [T],
-    layout: Layout,
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
 }
 
-impl<'a, T: Element> Mat<'a, T> {
-    /// The (rows, columns) matrix with the elements `data[i * row_stride + j * column_stride]`.
+/// Whether the last element of a matrix lies inside `len` values.
+fn fits(len: usize, rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> bool {
+    rows == 0 || columns == 0 || (rows - 1) * row_stride + (columns - 1) * column_stride < len
+}
+
+impl<'a, T: Copy> Mat<'a, T> {
+    /// Rows `row_stride` apart.
     ///
     /// # Panics
     /// If `data` is too short.
-    pub fn new(data: &'a [T], rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> Self {
-        Mat { data, layout: Layout::new(data.len(), rows, columns, row_stride, column_stride) }
+    pub fn new(data: &'a [T], rows: usize, columns: usize, row_stride: usize) -> Self {
+        assert!(fits(data.len(), rows, columns, row_stride, 1), "({rows},{columns}) by {row_stride} in {}", data.len());
+        Mat { data, rows, columns, row_stride, column_stride: 1 }
     }
 
     /// The transposed matrix.
     pub fn t(self) -> Self {
-        let Layout { rows, columns, row_stride, column_stride } = self.layout;
-        let layout = Layout { rows: columns, columns: rows, row_stride: column_stride, column_stride: row_stride };
-        Mat { data: self.data, layout }
+        Mat {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Element (i,j).
+    pub fn at(&self, i: usize, j: usize) -> T {
+        self.data[i * self.row_stride + j * self.column_stride]
     }
 }
 
-/// A strided matrix to write.
+/// A matrix to write, rows `row_stride` apart, columns adjacent.
+#[derive(Debug)]
 pub struct MatMut<'a, T> {
     data: &'a mut [T],
-    layout: Layout,
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
 }
 
-impl<'a, T: Element> MatMut<'a, T> {
-    /// The (rows, columns) matrix with the elements `data[i * row_stride + j * column_stride]`.
+impl<'a, T> MatMut<'a, T> {
+    /// Rows `row_stride` apart.
     ///
     /// # Panics
     /// If `data` is too short.
-    pub fn new(data: &'a mut [T], rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> Self {
-        let layout = Layout::new(data.len(), rows, columns, row_stride, column_stride);
-        MatMut { data, layout }
+    pub fn new(data: &'a mut [T], rows: usize, columns: usize, row_stride: usize) -> Self {
+        assert!(fits(data.len(), rows, columns, row_stride, 1), "({rows},{columns}) by {row_stride} in {}", data.len());
+        MatMut { data, rows, columns, row_stride }
+    }
+
+    /// Row `i`.
+    pub fn row(&mut self, i: usize) -> &mut [T] {
+        &mut self.data[i * self.row_stride..][..self.columns]
     }
 }
 
-/// `c = alpha a b + beta c` on the calling thread. With `beta` = 0, `c` is not read.
+/// `c` (m,n) = `scale` `a` (m,k) `b` (k,n) on the calling thread.
 ///
 /// # Panics
-/// If the shapes do not fit: a (m,k), b (k,n), c (m,n).
-pub fn gemm_small<T: Element>(alpha: T, a: Mat<'_, T>, b: Mat<'_, T>, beta: T, c: MatMut<'_, T>) {
-    let (m, k, n) = (a.layout.rows, a.layout.columns, b.layout.columns);
+/// If the shapes do not fit.
+pub fn gemm_small(c: MatMut<'_, f32>, a: Mat<'_, f32>, b: Mat<'_, f32>, scale: f32) {
+    let (m, k, n) = (a.rows, a.columns, b.columns);
     assert!(
-        b.layout.rows == k && c.layout.rows == m && c.layout.columns == n,
-        "({m},{k}) x ({},{n}) does not give ({},{})",
-        b.layout.rows,
-        c.layout.rows,
-        c.layout.columns
+        b.rows == k && c.rows == m && c.columns == n,
+        "({m},{k}) x ({},{n}) gives no ({},{})",
+        b.rows,
+        c.rows,
+        c.columns
     );
-    // SAFETY: T is f32 or f64, which `gemm` knows. The three layouts were checked against their slices, whose borrows
-    // live through the call; `c` is borrowed mutably, so nothing else reads or writes it.
+    // SAFETY: the three layouts were checked against their slices, whose borrows live through the call; `c` is borrowed
+    // mutably, so nothing else reads or writes it. Strides of a slice fit an isize.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
             c.data.as_mut_ptr(),
-            c.layout.column_stride,
-            c.layout.row_stride,
-            beta != T::ZERO,
+            1,
+            c.row_stride as isize,
+            false,
             a.data.as_ptr(),
-            a.layout.column_stride,
-            a.layout.row_stride,
+            a.column_stride as isize,
+            a.row_stride as isize,
             b.data.as_ptr(),
-            b.layout.column_stride,
-            b.layout.row_stride,
-            beta,
-            alpha,
+            b.column_stride as isize,
+            b.row_stride as isize,
+            0.0,
+            scale,
             false,
             false,
             false,

@@ -51,73 +51,90 @@ pub(super) fn join(parts: [u16; 3]) -> f32 {
 /// `i % tile_rows`.
 pub(super) fn pack_rows(lines: &mut Vec<Line>, x: &[&[f32]], k0: usize, steps: usize, tile_rows: usize) {
     lines.resize(x.len().div_ceil(2 * tile_rows) * steps * STEP_LINES, Line([0; STEP]));
-    let panels = lines.chunks_exact_mut(steps * STEP_LINES);
-    for (panel, x) in panels.zip(x.chunks(2 * tile_rows)) {
-        for step0 in (0..steps).step_by(PACK_STEPS) {
-            for (i, row) in x.iter().enumerate() {
-                let values = &row[row.len().min(k0 + step0 * STEP)..row.len().min(k0 + steps * STEP)];
-                let values = &values[..values.len().min(PACK_STEPS * STEP)];
-                let lines = &mut panel[step0 * STEP_LINES + i / tile_rows * TILE_ROWS + i % tile_rows..];
-                pack_row(lines, values);
+    with_vectors(
+        #[inline(always)]
+        || {
+            for (panel, x) in lines.chunks_exact_mut(steps * STEP_LINES).zip(x.chunks(2 * tile_rows)) {
+                for step0 in (0..steps).step_by(PACK_STEPS) {
+                    for (i, row) in x.iter().enumerate() {
+                        let start = k0 + step0 * STEP;
+                        let end = row.len().min(k0 + steps * STEP).min(start + PACK_STEPS * STEP);
+                        let lines = &mut panel[step0 * STEP_LINES + i / tile_rows * TILE_ROWS + i % tile_rows..];
+                        pack_row(lines, row.get(start..end).unwrap_or_default());
+                    }
+                }
             }
-        }
-    }
+        },
+    );
 }
 
 /// Splits `values` into the lines 0 (first part), 32 and 64 (second and third), step after step.
-fn pack_row(lines: &mut [Line], values: &[f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl") {
-        // SAFETY: the features that the function is compiled for were just detected.
-        return unsafe { pack_row_avx512(lines, values) };
-    }
-    pack_row_generic(lines, values);
-}
-
-/// [`pack_row_generic`], compiled for AVX-512.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512bw,avx512vl")]
-fn pack_row_avx512(lines: &mut [Line], values: &[f32]) {
-    pack_row_generic(lines, values);
-}
-
 #[inline(always)]
-fn pack_row_generic(lines: &mut [Line], values: &[f32]) {
-    let mut split_line = |step: usize, values: &[f32; STEP]| {
-        let mut parts = [[0; STEP]; 3];
-        for (i, &value) in values.iter().enumerate() {
-            let [a0, a1, a2] = split(value);
-            (parts[0][i], parts[1][i], parts[2][i]) = (a0, a1, a2);
-        }
+fn pack_row(lines: &mut [Line], values: &[f32]) {
+    let mut put = |step: usize, parts: [Line; 3]| {
         for (plane, part) in parts.into_iter().enumerate() {
-            lines[step * STEP_LINES + plane * 2 * TILE_ROWS] = Line(part);
+            lines[step * STEP_LINES + plane * 2 * TILE_ROWS] = part;
         }
     };
     let (whole, tail) = values.as_chunks::<STEP>();
     for (step, values) in whole.iter().enumerate() {
-        split_line(step, values);
+        put(step, split_line(values));
     }
     if !tail.is_empty() {
         let mut padded = [0.0; STEP];
         padded[..tail.len()].copy_from_slice(tail);
-        split_line(whole.len(), &padded);
+        put(whole.len(), split_line(&padded));
     }
+}
+
+/// The three parts of 32 values.
+#[inline(always)]
+fn split_line(values: &[f32; STEP]) -> [Line; 3] {
+    let mut parts = [Line([0; STEP]); 3];
+    for (i, &value) in values.iter().enumerate() {
+        let [a0, a1, a2] = split(value);
+        (parts[0].0[i], parts[1].0[i], parts[2].0[i]) = (a0, a1, a2);
+    }
+    parts
 }
 
 /// Packs 32 columns of the B operand, `value(k, column)` for `k` in `0..32 * steps`, as step x plane x tile x pair lines:
 /// pair `p` of a tile holds the values `2 p, 2 p + 1` of each of its 16 columns.
 pub(super) fn pack_panel(panel: &mut [Line], value: impl Fn(usize, usize) -> f32) {
-    for (step, lines) in panel.chunks_exact_mut(STEP_LINES).enumerate() {
-        for column in 0..WIDTH {
-            for k in 0..STEP {
-                let parts = split(value(step * STEP + k, column));
-                for (plane, part) in parts.into_iter().enumerate() {
-                    let (line, slot) = position(plane, k, column);
-                    lines[line].0[slot] = part;
+    with_vectors(
+        #[inline(always)]
+        || {
+            for (step, lines) in panel.chunks_exact_mut(STEP_LINES).enumerate() {
+                for column in 0..WIDTH {
+                    let values: [f32; STEP] = std::array::from_fn(|k| value(step * STEP + k, column));
+                    for (plane, part) in split_line(&values).into_iter().enumerate() {
+                        let (first, slot) = position(plane, 0, column);
+                        for (line, pair) in lines[first..].iter_mut().zip(part.0.as_chunks::<2>().0) {
+                            line.0[slot..slot + 2].copy_from_slice(pair);
+                        }
+                    }
                 }
             }
+        },
+    );
+}
+
+/// Runs `work`, compiled for AVX-512 where the CPU has it. Only what is inlined into it uses the vectors, so `work` is
+/// itself `inline(always)`.
+#[inline(always)]
+fn with_vectors(work: impl FnOnce()) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512bw,avx512vl")]
+        fn with_avx512(work: impl FnOnce()) {
+            work();
+        }
+        if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl") {
+            // SAFETY: the features that the function is compiled for were just detected.
+            return unsafe { with_avx512(work) };
         }
     }
+    work();
 }
 
 /// The weight at `k`, `column` of a packed panel.

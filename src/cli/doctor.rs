@@ -1,0 +1,101 @@
+//! `vitscope doctor`: what this machine has, and what the program will use of it.
+
+use std::{path::PathBuf, process::ExitCode, thread};
+
+use clap::Args;
+use serde_json::{Map, Value};
+use vitscope::{
+    engine::Device,
+    weights::{HubCache, HubId},
+};
+
+use super::{
+    console::{Console, bytes},
+    memory,
+};
+
+/// Say what this machine has, and which device the program will use
+#[derive(Args)]
+pub struct DoctorArgs {
+    /// auto, cpu, cuda, cuda:N or emulated
+    #[arg(long, default_value = "auto", env = "VITSCOPE_DEVICE")]
+    device: Device,
+}
+
+/// Prints the findings; an error when the device that was asked for is not there.
+pub fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<ExitCode> {
+    let mut rows = machine();
+    rows.extend(folders());
+    let device = args.device.resolve();
+    rows.push(("device asked", args.device.to_string()));
+    rows.push(("device used", device.as_ref().map_or("none".into(), Device::to_string)));
+    rows.push(("why", device.as_ref().map_or_else(ToString::to_string, |_| why_device(args.device))));
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    console.result(
+        || rows.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect(),
+        || {
+            let fields =
+                rows.iter().map(|(name, value)| (name.replace(' ', "_").to_lowercase(), Value::from(value.as_str())));
+            vec![Value::Object(fields.collect::<Map<_, _>>())]
+        },
+    )?;
+    device?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Why the device that is used was chosen.
+pub fn why_device(asked: Device) -> String {
+    match (asked, cuda_driver()) {
+        (Device::Auto, true) => "auto: there is a CUDA driver, but this version computes on the CPU only".into(),
+        (Device::Auto, false) => "auto: there is no CUDA driver".into(),
+        _ => "as asked for".into(),
+    }
+}
+
+fn machine() -> Vec<(&'static str, String)> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let size = |n: Option<usize>| n.map_or("unknown".into(), bytes);
+    let present = |yes: bool| if yes { "present" } else { "not found" };
+    vec![
+        ("vitscope", format!("{} ({} {})", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS)),
+        ("processor", cpu_info("model name").unwrap_or_else(|| "unknown".into())),
+        ("vector units", vector_units()),
+        ("threads", threads.to_string()),
+        ("memory", format!("{}, {} available", size(memory::total()), size(memory::available()))),
+        ("CUDA driver", present(cuda_driver()).into()),
+        ("NVRTC", present(nvrtc()).into()),
+    ]
+}
+
+fn folders() -> Vec<(&'static str, String)> {
+    let hub = HubCache::from_env().ok().zip(HubId::parse("org/name")).map(|(cache, id)| cache.folder(&id));
+    let state = |path: PathBuf| format!("{} ({})", path.display(), if path.is_dir() { "there" } else { "not there" });
+    let root = hub.and_then(|folder| folder.parent().map(PathBuf::from));
+    vec![("Hugging Face cache", root.map_or("unknown: set HF_HOME".into(), state))]
+}
+
+/// The first value of a field of `/proc/cpuinfo`.
+fn cpu_info(field: &str) -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with(field))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+/// Of the vector extensions that matter to matrix products, those that are there.
+fn vector_units() -> String {
+    let flags = cpu_info("flags").or_else(|| cpu_info("Features")).unwrap_or_default();
+    let has = |name: &str| flags.split_whitespace().any(|flag| flag == name);
+    let known = ["avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve"];
+    let found: Vec<&str> = known.into_iter().filter(|name| has(name)).collect();
+    if found.is_empty() { "unknown".into() } else { found.join(" ") }
+}
+
+fn cuda_driver() -> bool {
+    // SAFETY: loads the driver's library and unloads it again; nothing in it is called.
+    unsafe { cudarc::driver::sys::is_culib_present() }
+}
+
+fn nvrtc() -> bool {
+    // SAFETY: as above.
+    unsafe { cudarc::nvrtc::sys::is_culib_present() }
+}

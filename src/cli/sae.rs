@@ -1,0 +1,307 @@
+//! `vitscope sae`: what an SAE is and how well it fits, other formats, and its codes of images.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+use vitscope::{
+    Error,
+    engine::{HookStreams, ImageLatents},
+    image::Prepared,
+    model::{Score, Splice, Through, Tokens},
+    text::Template,
+    weights::{Data, SaeWeights, write},
+};
+
+use super::{
+    args::{ModelArgs, PreprocessArgs, SaeArgs},
+    console::{Console, number},
+    inputs::{self, Input},
+    inspect::{fields, listing},
+    pictures::read_one,
+    setup::{self, Asked},
+};
+
+/// Sparse autoencoders: what they are, how well they fit, other formats, codes of images
+#[derive(Subcommand)]
+pub enum SaeCommand {
+    Inspect(Box<OnImages>),
+    Convert(ConvertArgs),
+    Apply(Box<ApplyArgs>),
+}
+
+/// Say what an SAE is and, given images, how well it rebuilds the model's residual stream
+#[derive(Args)]
+pub struct OnImages {
+    /// A folder or file of SAELens or EleutherAI's sparsify
+    sae: PathBuf,
+    /// Pictures, folders and patterns
+    images: Vec<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Block whose output is hooked, from 0, or from the end as -1 [default: as the SAE's file says]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    layer: Option<isize>,
+    /// Tokens that the SAE reads: all, cls, patches or patches:I,J,...
+    #[arg(long, default_value = "all")]
+    tokens: Tokens,
+    #[command(flatten)]
+    preprocess: PreprocessArgs,
+}
+
+/// Write an SAE in another format
+#[derive(Args)]
+pub struct ConvertArgs {
+    /// A folder or file of SAELens or EleutherAI's sparsify
+    sae: PathBuf,
+    /// The format to write
+    #[arg(long, value_enum)]
+    to: Format,
+    /// The folder to write; for sparsify its name says the hook, such as layers.22
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+}
+
+/// A format that can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// cfg.json and sae_weights.safetensors.
+    Saelens,
+    /// cfg.json and sae.safetensors.
+    Sparsify,
+}
+
+/// Write the sparse codes of images to a safetensors file
+///
+/// Rows are tokens, CLS first, image after image, as a compressed sparse matrix: `indptr` (rows + 1), `indices`,
+/// `values`, and `tokens` (images), the rows of each image.
+#[derive(Args)]
+pub struct ApplyArgs {
+    #[command(flatten)]
+    on: OnImages,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// Runs one of the commands.
+pub fn run(command: &SaeCommand, console: &Console) -> anyhow::Result<ExitCode> {
+    match command {
+        SaeCommand::Inspect(args) => inspect(args, console),
+        SaeCommand::Convert(args) => convert(args, console),
+        SaeCommand::Apply(args) => apply(args, console),
+    }
+}
+
+fn convert(args: &ConvertArgs, console: &Console) -> anyhow::Result<ExitCode> {
+    let weights = SaeWeights::load(&args.sae)?;
+    weights.notes.iter().for_each(|note| console.warn(&format!("{}: {note}", args.sae.display())));
+    match args.to {
+        Format::Saelens => weights.save_sae_lens(&args.output)?,
+        Format::Sparsify => weights.save_sparsify(&args.output)?,
+    }
+    console.say(&format!("written: {}", args.output.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn inspect(args: &OnImages, console: &Console) -> anyhow::Result<ExitCode> {
+    let mut rows = SaeWeights::load(&args.sae)?.describe();
+    let mut code = ExitCode::SUCCESS;
+    if !args.images.is_empty() {
+        let mut fit = Fit::default();
+        let mut asked = args.ask(console)?;
+        let failed = args.each(&inputs::collect(&args.images, None), &mut asked, console, |asked, _, prepared| {
+            let streams = asked.engine.hook_streams(&[prepared], &asked.question)?;
+            let latents = codes(asked, prepared)?;
+            streams.iter().zip(&latents).for_each(|(stream, latents)| fit.add(stream, latents));
+            Ok(())
+        })?;
+        rows.extend(fit.rows());
+        code = ExitCode::from(u8::from(failed > 0));
+    }
+    let path = args.sae.display().to_string();
+    console.result(|| listing(&rows), || vec![json!({ "path": path, "is": fields(&rows) })])?;
+    Ok(code)
+}
+
+fn apply(args: &ApplyArgs, console: &Console) -> anyhow::Result<ExitCode> {
+    let inputs = inputs::collect(&args.on.images, None);
+    let mut asked = args.on.ask(console)?;
+    let mut codes_of = Codes { indptr: vec![0], ..Codes::default() };
+    let failed = args.on.each(&inputs, &mut asked, console, |asked, name, prepared| {
+        codes(asked, prepared)?.iter().for_each(|latents| codes_of.add(name, latents));
+        Ok(())
+    })?;
+    let preprocess = setup::preprocess(&args.on.preprocess, &asked.engine);
+    let options = setup::options(&asked, &preprocess, args.on.preprocess.exif)?.to_string();
+    codes_of.write(&args.output, asked.request.sae.as_ref().map_or(0, |sae| sae.weights.latents), &options)?;
+    console.say(&format!(
+        "{} images, {} values: {}",
+        codes_of.images.len(),
+        codes_of.values.len(),
+        args.output.display()
+    ));
+    Ok(ExitCode::from(u8::from(failed > 0)))
+}
+
+impl OnImages {
+    fn ask(&self, console: &Console) -> anyhow::Result<Asked> {
+        let sae = SaeArgs {
+            sae: Some(self.sae.clone()),
+            layer: self.layer,
+            tokens: self.tokens.clone(),
+            splice: Splice::Replace,
+            through: Through::Exact,
+        };
+        let sae = setup::needed_sae(&sae, Vec::new(), console)?;
+        let request = setup::latents_request(sae, Vec::new(), &Template::default(), Score::Latent(0), self.model.seed);
+        setup::ask(setup::open(&self.model, console)?, request, console)
+    }
+
+    /// Calls `use_image` with every picture that can be read, and names the others; how many those are.
+    fn each(
+        &self,
+        inputs: &[Input],
+        asked: &mut Asked,
+        console: &Console,
+        mut use_image: impl FnMut(&mut Asked, &str, &Prepared) -> vitscope::Result<()>,
+    ) -> anyhow::Result<usize> {
+        let preprocess = setup::preprocess(&self.preprocess, &asked.engine);
+        let console = console.with_bar(inputs.len());
+        let mut failed = 0;
+        for input in inputs {
+            match read_one(input, &preprocess, &setup::decode(&self.preprocess)) {
+                Ok(ready) => use_image(asked, &input.name, &ready.prepared)?,
+                Err(error) => {
+                    failed += 1;
+                    console.error(&error.to_string());
+                }
+            }
+            console.advance(1);
+        }
+        console.finish();
+        Ok(failed)
+    }
+}
+
+fn codes(asked: &mut Asked, prepared: &Prepared) -> vitscope::Result<Vec<ImageLatents>> {
+    let explanations = asked.engine.explain(&[prepared], &asked.question)?;
+    let missing = || Error::Plan { tensor: "latents".into(), planned: None };
+    explanations.into_iter().map(|e| e.result.latents.ok_or_else(missing)).collect()
+}
+
+/// How well reconstructions fit, over all tokens in scope.
+#[derive(Default)]
+struct Fit {
+    tokens: usize,
+    /// Active latents, over all tokens.
+    active: usize,
+    fired: BTreeSet<u32>,
+    /// (D): sum of the tokens.
+    sum: Vec<f64>,
+    /// Sum of squared norms: of tokens, of reconstructions, of differences.
+    squares: [f64; 3],
+    cosines: f64,
+}
+
+impl Fit {
+    fn add(&mut self, stream: &HookStreams, latents: &ImageLatents) {
+        let rows = stream.before.chunks(stream.width).zip(stream.after.chunks(stream.width));
+        let tokens = rows.zip(&stream.scope).zip(&latents.tokens).filter(|((_, scope), _)| **scope);
+        self.sum.resize(stream.width, 0.0);
+        for (((x, y), _), code) in tokens {
+            self.tokens += 1;
+            let active = || code.iter().filter(|latent| latent.z != 0.0);
+            self.active += active().count();
+            self.fired.extend(active().map(|latent| latent.id));
+            self.sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            let (xx, yy, xy) = (dot(x, x), dot(y, y), dot(x, y));
+            let error: f64 = x.iter().zip(y).map(|(x, y)| (x - y).powi(2)).sum();
+            self.squares.iter_mut().zip([xx, yy, error]).for_each(|(sum, v)| *sum += v);
+            self.cosines += xy / (xx * yy).sqrt().max(f64::MIN_POSITIVE);
+        }
+    }
+
+    /// Names and values. FVU is the squared error over the squared distance from the mean token.
+    fn rows(&self) -> Vec<(String, String)> {
+        let n = self.tokens as f64;
+        let [xx, yy, error] = self.squares;
+        let centred = xx - self.sum.iter().map(|s| s * s).sum::<f64>() / n;
+        let rows = [
+            ("tokens", self.tokens.to_string()),
+            ("L0", format!("{:.2}", self.active as f64 / n)),
+            ("latents that fired", self.fired.len().to_string()),
+            ("FVU", number(error / centred)),
+            ("explained variance, centred", number(1.0 - error / centred)),
+            ("explained variance, uncentred", number(1.0 - error / xx)),
+            ("mean cosine to the stream", number(self.cosines / n)),
+            ("norm relative to the stream", number((yy / xx).sqrt())),
+        ];
+        rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+/// Codes as a compressed sparse matrix.
+#[derive(Default)]
+struct Codes {
+    images: Vec<String>,
+    /// (images): rows of each.
+    tokens: Vec<i64>,
+    /// (rows + 1).
+    indptr: Vec<i64>,
+    indices: Vec<u32>,
+    values: Vec<f32>,
+}
+
+impl Codes {
+    fn add(&mut self, image: &str, latents: &ImageLatents) {
+        self.images.push(image.to_owned());
+        self.tokens.push(latents.tokens.len() as i64);
+        for code in &latents.tokens {
+            for latent in code.iter().filter(|latent| latent.z != 0.0) {
+                self.indices.push(latent.id);
+                self.values.push(latent.z as f32);
+            }
+            self.indptr.push(self.indices.len() as i64);
+        }
+    }
+
+    fn write(&self, path: &Path, latents: usize, options: &str) -> vitscope::Result<()> {
+        let images = json!(self.images).to_string();
+        let tensors: [(&str, &[usize], Data<'_>); 4] = [
+            ("tokens", &[self.tokens.len()], Data::I64(&self.tokens)),
+            ("indptr", &[self.indptr.len()], Data::I64(&self.indptr)),
+            ("indices", &[self.indices.len()], Data::U32(&self.indices)),
+            ("values", &[self.values.len()], Data::F32(&self.values)),
+        ];
+        write(path, &tensors, &[("images", &images), ("latents", &latents.to_string()), ("options", options)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vitscope::engine::TokenLatent;
+
+    #[test]
+    fn a_perfect_reconstruction_explains_everything_and_the_mean_explains_nothing() {
+        let before = vec![1.0, 0.0, 0.0, 1.0, -1.0, 0.0];
+        let code = |ids: &[u32]| ids.iter().map(|&id| TokenLatent { id, z: 1.0, ..TokenLatent::default() }).collect();
+        let latents = ImageLatents { tokens: vec![code(&[1, 2]), code(&[2]), code(&[])] };
+        let rows = |after: Vec<f64>, scope: Vec<bool>| {
+            let mut fit = Fit::default();
+            fit.add(&HookStreams { width: 2, scope, before: before.clone(), after }, &latents);
+            fit.rows().into_iter().map(|(_, value)| value).collect::<Vec<_>>()
+        };
+        let perfect = rows(before.clone(), vec![true; 3]);
+        assert_eq!(perfect, ["3", "1.00", "2", "0.0000", "1.0000", "1.0000", "1.0000", "1.0000"]);
+        let mean = rows([0.0, 1.0 / 3.0].repeat(3), vec![true; 3]);
+        assert_eq!(mean[3], "1.0000");
+        assert_eq!(rows(before.clone(), vec![false, true, true])[0], "2");
+    }
+}

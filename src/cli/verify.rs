@@ -1,0 +1,91 @@
+//! `vitscope verify`: the engine against fixtures, tensor by tensor.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+use serde_json::json;
+use vitscope::{
+    Error,
+    engine::{Compared, Device, Dtype, Options, verify},
+};
+
+use super::console::{Console, table};
+
+/// Compare every tensor of fixtures with PyTorch's float64 values, within a multiple of PyTorch's own error
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// Fixture files, or folders of them (tools/make_fixtures.py makes them)
+    #[arg(required = true)]
+    fixtures: Vec<PathBuf>,
+    /// auto, cpu, cuda, cuda:N or emulated
+    #[arg(long, default_value = "auto", env = "VITSCOPE_DEVICE")]
+    device: Device,
+    /// auto, f32 or f64
+    #[arg(long, default_value = "auto")]
+    dtype: Dtype,
+}
+
+/// Verifies all fixtures; an error when one tensor is outside its bound.
+pub fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<ExitCode> {
+    let options = Options { device: args.device, dtype: args.dtype, seed: 0 };
+    let fixtures = files(&args.fixtures)?;
+    let (mut rows, mut lines) = (Vec::new(), Vec::new());
+    let (mut tensors, mut failed) = (0, 0);
+    for fixture in &fixtures {
+        let name = fixture.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        for tensor in verify(fixture, &options)? {
+            tensors += 1;
+            failed += usize::from(!tensor.ok());
+            rows.push(row(&name, &tensor));
+            lines.push(json!({
+                "fixture": fixture.display().to_string(),
+                "tensor": tensor.name,
+                "ours": { "max": tensor.ours.max, "rms": tensor.ours.rms },
+                "torch": { "max": tensor.torch.max, "rms": tensor.torch.rms },
+                "ratio": tensor.ratio,
+                "ok": tensor.ok(),
+            }));
+        }
+    }
+    console.result(|| table(&["fixture", "tensor", "our error", "torch's error", "ratio", "ok"], &rows), || lines)?;
+    let summary =
+        format!("{tensors} tensors of {} fixtures in {}: {failed} outside their bound", fixtures.len(), args.dtype);
+    console.say(&summary);
+    if failed > 0 {
+        return Err(Error::Verification(summary).into());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(fixture: &str, tensor: &Compared) -> Vec<String> {
+    vec![
+        fixture.to_owned(),
+        tensor.name.clone(),
+        format!("{:.2e}", tensor.ours.rms),
+        format!("{:.2e}", tensor.torch.rms),
+        format!("{:.2}", tensor.ratio),
+        if tensor.ok() { "ok" } else { "FAILED" }.to_owned(),
+    ]
+}
+
+/// The files themselves, and those in folders that end in `.safetensors`, sorted.
+fn files(paths: &[PathBuf]) -> vitscope::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let entries = std::fs::read_dir(path).map_err(|e| Error::io(path, e))?;
+        let mut found: Vec<PathBuf> = entries
+            .filter_map(|e| Some(e.ok()?.path()))
+            .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
+            .collect();
+        found.sort();
+        files.extend(found);
+    }
+    if files.is_empty() {
+        return Err(Error::usage("no fixture in these folders"));
+    }
+    Ok(files)
+}

@@ -1,0 +1,187 @@
+//! What `vitscope heatmap` leaves in the output folder and prints.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use serde_json::Value;
+use vitscope::{
+    image::{DecodeOptions, decode},
+    report::read_npy,
+    weights::TensorFile,
+};
+
+use super::{json_lines, lines, photos, picture, spliced, stderr, stdout, vitscope, with};
+
+fn map(out: &Path, path: &Value) -> (Vec<usize>, Vec<f32>) {
+    read_npy(&out.join(path.as_str().unwrap())).unwrap()
+}
+
+#[test]
+fn without_arguments_the_bundled_photograph_is_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let done = vitscope(folder.path(), &["heatmap"]).code(0);
+    assert!(stdout(&done).contains("a cup of coffee"));
+    let out = folder.path().join("out");
+    let lines = lines(&out.join("results.jsonl"));
+    assert_eq!(lines.len(), 3);
+    for line in &lines {
+        let overlay = decode(out.join(line["overlay"].as_str().unwrap()), &DecodeOptions::default()).unwrap();
+        // The photograph, a colour bar at its right, a caption below.
+        assert!(overlay.width > 600 && overlay.height > 400);
+        assert_eq!(line["size"], serde_json::json!([600, 400]));
+    }
+}
+
+#[test]
+fn every_line_names_its_files_and_says_how_it_came_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path(), 2);
+    let args = ["heatmap", photos.to_str().unwrap(), "--text", "a cat", "--text", "a dog", "--method", "rollout"];
+    let more = ["--method", "integrated-gradients:steps=3", "--format", "png,npy,safetensors", "--json", "-o", "r"];
+    let done = vitscope(folder.path(), &[&args[..], &more].concat()).code(0);
+    let out = folder.path().join("r");
+    let lines = lines(&out.join("results.jsonl"));
+    assert_eq!(json_lines(&stdout(&done)), lines, "stdout and the index say the same");
+    let key = |line: &Value| ["image", "text", "method"].map(|k| line[k].as_str().unwrap().to_owned());
+    let keys: HashSet<[String; 3]> = lines.iter().map(key).collect();
+    assert_eq!((lines.len(), keys.len()), (8, 8), "image x text x method");
+
+    let mut files = HashSet::new();
+    for line in &lines {
+        let (shape, values) = map(&out, &line["map"]);
+        assert_eq!(serde_json::json!(shape), line["grid"]);
+        let on_pixels = line["method"] != "rollout";
+        assert_eq!(shape, if on_pixels { [32, 32] } else { [4, 4] });
+        let range = values.iter().fold((f32::MAX, f32::MIN), |(a, b), &v| (a.min(v), b.max(v)));
+        assert_eq!((line["min"].as_f64(), line["max"].as_f64()), (Some(range.0.into()), Some(range.1.into())));
+        assert_eq!(line["completeness_gap"].is_number(), on_pixels);
+        assert!(out.join(line["overlay"].as_str().unwrap()).is_file());
+        assert!(files.insert(line["map"].clone()) && files.insert(line["overlay"].clone()), "names are unique");
+        let options = &line["options"];
+        let method = if on_pixels { "integrated-gradients:steps=3" } else { "rollout:from=0" };
+        assert_eq!(options["method"], method);
+        assert_eq!(
+            (&options["score"], &options["dtype"], &options["device"]),
+            (&"cosine".into(), &"f32".into(), &"cpu".into())
+        );
+        assert_eq!(options["preprocess"]["pass_order"], "pillow13");
+        assert_eq!(options["model"]["hash"].as_str().unwrap().len(), 16);
+    }
+    let run = TensorFile::open(&out.join("maps.safetensors")).unwrap();
+    assert_eq!(run.shape("rollout/4x4/maps"), Some(&[4, 4, 4][..]));
+    let at = run.read_i64("rollout/4x4/lines").unwrap()[1] as usize;
+    assert_eq!(run.read_f32("rollout/4x4/maps").unwrap()[16..32], map(&out, &lines[at]["map"]).1);
+}
+
+#[test]
+fn an_edit_is_shown_before_after_and_as_their_difference() {
+    let folder = tempfile::tempdir().unwrap();
+    let spliced = spliced();
+    let args = with(&["heatmap", "--text", "cat"], &spliced, &["--edit", "scale:30=4", "--edit", "set:5=2"]);
+    let done = vitscope(folder.path(), &args).code(0);
+    assert!(stdout(&done).contains("before") && stdout(&done).contains("change"));
+    let out = folder.path().join("out");
+    let line = &lines(&out.join("results.jsonl"))[0];
+    let [after, before, delta] =
+        [&line["map"], &line["baseline"]["map"], &line["delta"]["map"]].map(|m| map(&out, m).1);
+    assert_ne!(after, before);
+    assert!(after.iter().zip(&before).zip(&delta).all(|((a, b), d)| (a - b - d).abs() < 1e-6));
+    let number = |v: &Value| v.as_f64().unwrap();
+    let change = number(&line["score"]) - number(&line["baseline"]["score"]);
+    assert!(change != 0.0 && (change - number(&line["delta"]["score"])).abs() < 1e-12);
+    let sae = &line["options"]["sae"];
+    assert_eq!(sae["edits"], serde_json::json!(["scale:30=4", "set:5=2"]));
+    assert_eq!((&sae["layer"], &sae["splice"], &sae["through"]), (&1.into(), &"replace".into(), &"exact".into()));
+    let overlay = decode(out.join(line["overlay"].as_str().unwrap()), &DecodeOptions::default()).unwrap();
+    assert!(overlay.width > 3 * 600);
+}
+
+#[test]
+fn a_latent_is_explained_without_a_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let spliced = spliced();
+    let args = with(&["heatmap", "--score", "latent:30"], &spliced, &["--format", "npy"]);
+    vitscope(folder.path(), &args).code(0);
+    let lines = lines(&folder.path().join("out/results.jsonl"));
+    assert_eq!(lines.len(), 1);
+    assert_eq!(
+        (&lines[0]["text"], &lines[0]["latent"], &lines[0]["overlay"]),
+        (&Value::Null, &30.into(), &Value::Null)
+    );
+    assert!(!folder.path().join("out/overlays").exists());
+}
+
+#[test]
+fn names_and_texts_may_hold_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a", "b"] {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        picture(&folder.path().join(name).join("same name [1].png"), 40, 40, 1);
+    }
+    let texts = ["../../up", "a/b", "A B", "a  b", "猫", "\"quoted\"\n", "x".repeat(400).leak()];
+    let mut args = vec!["heatmap", "a", "b/*.png", "-q"];
+    args.extend(texts.iter().flat_map(|text| ["--text", text]));
+    let done = vitscope(folder.path(), &args).code(0);
+    assert_eq!((stdout(&done), stderr(&done)), (String::new(), String::new()), "quiet");
+    let lines = lines(&folder.path().join("out/results.jsonl"));
+    let files: HashSet<&str> = lines.iter().map(|line| line["map"].as_str().unwrap()).collect();
+    assert_eq!(files.len(), 14);
+    for file in files {
+        let path = folder.path().join("out").join(file);
+        assert_eq!(path.parent().unwrap(), folder.path().join("out/maps"));
+        assert!(path.is_file() && path.file_name().unwrap().len() < 200);
+    }
+}
+
+#[test]
+fn one_broken_image_is_one_line_and_exit_code_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path(), 4);
+    let whole = std::fs::read(photos.join("001.png")).unwrap();
+    std::fs::write(photos.join("001.png"), &whole[..whole.len() / 2]).unwrap();
+    let args = ["heatmap", photos.to_str().unwrap(), "gone.jpg", "--text", "cat"];
+    let done = vitscope(folder.path(), &args).code(1);
+    let lines = lines(&folder.path().join("out/results.jsonl"));
+    let failed: Vec<bool> = lines.iter().map(|line| line["error"].is_string()).collect();
+    assert_eq!(failed, [false, true, false, false, true], "in the order of the inputs");
+    assert!(lines[1]["image"].as_str().unwrap().ends_with("001.png"));
+    let message = stderr(&done);
+    assert!(
+        message.contains("001.png: ") && message.contains("gone.jpg: ") && message.contains("2 of 5 images failed")
+    );
+}
+
+#[test]
+fn results_do_not_depend_on_the_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path(), 5);
+    let run = |batch: &str| {
+        let args =
+            ["heatmap", photos.to_str().unwrap(), "--text", "cat", "--text", "dog", "--batch-size", batch, "-o", batch];
+        vitscope(folder.path(), &args).code(0);
+        std::fs::read(folder.path().join(batch).join("results.jsonl")).unwrap()
+    };
+    let auto = run("auto");
+    assert!(run("1") == auto && run("2") == auto);
+}
+
+#[test]
+fn whole_pictures_keep_their_shape() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, width, height) in [("1.png", 64, 40), ("2.png", 64, 40), ("3.png", 24, 50)] {
+        picture(&folder.path().join(name), width, height, 2);
+    }
+    let args = ["heatmap", "1.png", "2.png", "3.png", "--text", "cat", "--size", "keep", "--overlay-size", "crop"];
+    vitscope(folder.path(), &args).code(0);
+    let grids: Vec<Value> = lines(&folder.path().join("out/results.jsonl")).iter().map(|l| l["grid"].clone()).collect();
+    assert_eq!(serde_json::json!(grids), serde_json::json!([[5, 8], [5, 8], [6, 3]]));
+}
+
+#[test]
+fn an_edit_that_overflows_is_that_pictures_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let spliced = spliced();
+    let args = with(&["heatmap", "--text", "cat"], &spliced, &["--edit", "set:1=1e39"]);
+    let done = vitscope(folder.path(), &args).code(1);
+    assert!(stderr(&done).contains("not finite"), "{}", stderr(&done));
+}
