@@ -1,6 +1,7 @@
 //! vitscope: where a CLIP vision transformer looks, and which sparse features make it look there.
 
 pub mod backend;
+pub mod demo;
 pub mod engine;
 pub mod error;
 pub mod files;

@@ -47,11 +47,7 @@ pub fn open(args: &ModelArgs, console: &Console) -> anyhow::Result<Engine> {
         engine.device,
         why_device(args.device)
     ));
-    if args.model == "demo" {
-        console.say("note: the demo model has random weights as yet: its maps show the program, not the picture");
-    } else {
-        engine.checkpoint.notes.iter().for_each(|note| console.warn(&format!("{}: {note}", engine.checkpoint.label)));
-    }
+    engine.checkpoint.notes.iter().for_each(|note| console.warn(&format!("{}: {note}", engine.checkpoint.label)));
     Ok(engine)
 }
 

@@ -20,7 +20,7 @@ pub use request::{Device, Dtype, Options, Question, Request, SaeRequest};
 pub use verify::{Compared, verify};
 
 use crate::{
-    Error, Result,
+    Error, Result, demo,
     image::Preprocess,
     text::Tokenizer,
     weights::{ClipCheckpoint, HubCache, PreprocessSource, Source},
@@ -57,7 +57,10 @@ impl Engine {
             PreprocessSource::OpenClipJson(json) => Preprocess::from_open_clip_json(&path, json)?,
             PreprocessSource::None => Preprocess::clip(checkpoint.config.vision.image_size),
         };
-        let tokenizer = texts::tokenizer(&checkpoint)?;
+        let tokenizer = match source {
+            Source::Demo => demo::tokenizer()?,
+            _ => texts::tokenizer(&checkpoint)?,
+        };
         let dtype = options.dtype;
         let runner: Box<dyn Runner> = match (options.device.resolve()?, dtype) {
             (Device::Cpu, Dtype::F32) => Box::new(CpuRunner::<f32>::new()),
@@ -90,7 +93,7 @@ impl Engine {
 /// Opens the checkpoint that `source` names; `seed` is that of random weights.
 fn open_source(source: &Source, seed: u64) -> Result<ClipCheckpoint> {
     match source {
-        Source::Demo => ClipCheckpoint::random("tiny", seed),
+        Source::Demo => demo::checkpoint(),
         Source::Random(name) => ClipCheckpoint::random(name, seed),
         Source::Path(path) => ClipCheckpoint::open(path),
         Source::Hub(id) => ClipCheckpoint::open(&HubCache::from_env()?.find(id)?),

@@ -29,16 +29,26 @@ pub(super) struct Loaded {
 pub(super) fn load(folder: &Path) -> Result<Option<Loaded>> {
     let [whole, vocab, merges] = ["tokenizer.json", "vocab.json", "merges.txt"].map(|name| folder.join(name));
     let specials = Specials::read(folder)?;
-    let (source, mut pipeline) = if whole.exists() {
-        let pipeline = from_whole(&whole)?;
-        (whole, pipeline)
+    if whole.exists() {
+        let pipeline = from_whole(&whole, &read(&whole)?)?;
+        loaded(whole, pipeline, &specials).map(Some)
     } else if vocab.exists() || merges.exists() {
         let pipeline = from_parts(&vocab, &merges, &specials)?;
-        (vocab, pipeline)
+        loaded(vocab, pipeline, &specials).map(Some)
     } else {
-        return Ok(None);
-    };
+        Ok(None)
+    }
+}
 
+/// The tokenizer of a tokenizer.json in memory.
+pub(super) fn embedded(source: &str, whole: &[u8]) -> Result<Loaded> {
+    let source = PathBuf::from(source);
+    let pipeline = from_whole(&source, whole)?;
+    loaded(source, pipeline, &Specials::default())
+}
+
+/// Finds the ids around a text.
+fn loaded(source: PathBuf, mut pipeline: Pipeline, specials: &Specials) -> Result<Loaded> {
     let wrong = |what: &str| Error::file(&source, format!("the vocabulary has no {what} token"));
     let around = pipeline.encode_fast("", true).map_err(|error| Error::file(&source, error.to_string()))?;
     let around = <[u32; 2]>::try_from(around.get_ids()).ok();
@@ -51,11 +61,11 @@ pub(super) fn load(folder: &Path) -> Result<Option<Loaded>> {
     let eot = id(&specials.eos, around.map(|ids| ids[1]), EOT).ok_or_else(|| wrong("end-of-text"))?;
     let pad = id(&specials.pad, Some(eot), EOT).ok_or_else(|| wrong("padding"))?;
     pipeline.with_post_processor(None::<PostProcessorWrapper>);
-    Ok(Some(Loaded { source, pipeline, sot, eot, pad }))
+    Ok(Loaded { source, pipeline, sot, eot, pad })
 }
 
 /// Reads tokenizer.json with its own cleaning and splitting. Its truncation, padding and decoder are not used.
-fn from_whole(path: &Path) -> Result<Pipeline> {
+fn from_whole(path: &Path, bytes: &[u8]) -> Result<Pipeline> {
     /// The part of the file that has to be checked.
     #[derive(Deserialize)]
     struct Model {
@@ -75,8 +85,7 @@ fn from_whole(path: &Path) -> Result<Pipeline> {
     }
 
     let wrong = |reason: String| Error::file(path, reason);
-    let mut whole: Map<String, Value> =
-        serde_json::from_slice(&read(path)?).map_err(|error| wrong(error.to_string()))?;
+    let mut whole: Map<String, Value> = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
     for unused in ["truncation", "padding", "decoder"] {
         whole.remove(unused);
     }
@@ -192,6 +201,7 @@ fn check(
 }
 
 /// The special tokens that a folder's tokenizer_config.json and special_tokens_map.json name, if it has them.
+#[derive(Default)]
 struct Specials {
     bos: Option<AddedToken>,
     eos: Option<AddedToken>,

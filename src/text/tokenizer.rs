@@ -60,6 +60,15 @@ impl Tokenizer {
         Ok(folder::load(folder)?.map(|loaded| Self::new(Cleaning::HuggingFace, loaded)))
     }
 
+    /// The tokenizer of a tokenizer.json that is already in memory, such as the one embedded in the program. `label` stands
+    /// for its path in errors.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it is damaged.
+    pub fn from_bytes(label: &str, tokenizer_json: &[u8]) -> Result<Self> {
+        Ok(Self::new(Cleaning::HuggingFace, folder::embedded(label, tokenizer_json)?))
+    }
+
     fn new(cleaning: Cleaning, loaded: Loaded) -> Self {
         let Loaded { source, pipeline, sot, eot, pad } = loaded;
         let end = pipeline.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);

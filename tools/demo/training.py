@@ -20,7 +20,7 @@ from .scenes import patch_owners
 class Recipe:
     """What decides the outcome of a training run, beside the data."""
 
-    steps: int = 4200
+    steps: int = 1700
     batch: int = 128
     rate: float = 2e-3
     warm_up: int = 150

@@ -1,0 +1,73 @@
+//! The bundled model: a small CLIP that knows 253 emoji, its tokenizer and a few pictures, embedded in the program.
+//!
+//! `tools/train_demo.py` makes all files of this folder but this one. `README.md` beside it is the model card.
+
+use serde_json::Value;
+
+use crate::{Error, Result, text::Tokenizer, weights::ClipCheckpoint};
+
+/// What the model is called where a path would stand.
+pub const LABEL: &str = "demo";
+
+/// A picture with several things in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene {
+    /// Its name.
+    pub name: &'static str,
+    /// The picture, as a PNG file.
+    pub png: &'static [u8],
+    /// A text for each thing in it.
+    pub prompts: &'static [&'static str],
+}
+
+/// The pictures. `scenes.json` says where each thing lies.
+pub const SCENES: &[Scene] = &[
+    Scene {
+        name: "picnic",
+        png: include_bytes!("picnic.png"),
+        prompts: &["a photo of a cat", "a photo of a pizza", "a photo of an umbrella", "a photo of a banana"],
+    },
+    Scene {
+        name: "street",
+        png: include_bytes!("street.png"),
+        prompts: &["a photo of a car", "a photo of a dog", "a photo of a guitar", "a photo of a traffic light"],
+    },
+    Scene {
+        name: "space",
+        png: include_bytes!("space.png"),
+        prompts: &["a photo of a rocket", "a photo of a flying saucer", "a photo of a robot", "a photo of the earth"],
+    },
+    Scene {
+        name: "kitchen",
+        png: include_bytes!("kitchen.png"),
+        prompts: &[
+            "a photo of a strawberry",
+            "a photo of a penguin",
+            "a photo of a birthday cake",
+            "a photo of a butterfly",
+        ],
+    },
+];
+
+/// The model. Its weights stay where the program holds them.
+///
+/// # Errors
+/// None but for a program that was built from damaged files.
+pub fn checkpoint() -> Result<ClipCheckpoint> {
+    let config = json("config.json", include_bytes!("config.json"))?;
+    let preprocess = json("preprocessor_config.json", include_bytes!("preprocessor_config.json"))?;
+    let weights: &[u8] = include_bytes!("model.safetensors");
+    ClipCheckpoint::from_bytes(LABEL, &config, Some(preprocess), weights)
+}
+
+/// Its tokenizer.
+///
+/// # Errors
+/// As [`checkpoint`].
+pub fn tokenizer() -> Result<Tokenizer> {
+    Tokenizer::from_bytes("demo/tokenizer.json", include_bytes!("tokenizer.json"))
+}
+
+fn json(name: &str, bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|error| Error::file(format!("{LABEL}/{name}"), error.to_string()))
+}

@@ -1,0 +1,113 @@
+//! The bundled model: it opens, it reads texts, and its heatmaps lie on what they name.
+
+use serde_json::Value;
+use vitscope::{
+    demo,
+    engine::{Engine, Options, Request},
+    image::{DecodeOptions, decode_bytes},
+    model::Score,
+    text::Template,
+    weights::Source,
+};
+
+/// scenes.json, which the program itself does not need.
+fn listed() -> Vec<Value> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/demo/scenes.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn engine() -> Engine {
+    Engine::open(&Source::Demo, &Options::default()).unwrap()
+}
+
+fn request(texts: &[&str]) -> Request {
+    Request {
+        texts: texts.iter().map(|text| text.to_string()).collect(),
+        template: Template::default(),
+        score: Score::Cosine,
+        methods: vec!["grad-eclip".parse().unwrap()],
+        sae: None,
+        latents: false,
+        seed: 0,
+    }
+}
+
+#[test]
+fn the_scenes_are_those_of_the_list() {
+    let listed = listed();
+    assert_eq!(demo::SCENES.len(), listed.len());
+    for (scene, entry) in demo::SCENES.iter().zip(&listed) {
+        assert_eq!(scene.name, entry["name"]);
+        let prompts: Vec<&str> =
+            entry["objects"].as_array().unwrap().iter().map(|o| o["prompt"].as_str().unwrap()).collect();
+        assert_eq!(scene.prompts, prompts);
+    }
+}
+
+#[test]
+fn the_tokenizer_finds_the_ids_of_transformers() {
+    let tokenizer = demo::tokenizer().unwrap();
+    for entry in listed() {
+        for object in entry["objects"].as_array().unwrap() {
+            let encoded = tokenizer.encode(object["prompt"].as_str().unwrap(), 48).unwrap();
+            let expected: Vec<u32> = serde_json::from_value(object["ids"].clone()).unwrap();
+            assert_eq!(encoded.ids[..encoded.len], expected, "{}", object["prompt"]);
+        }
+    }
+}
+
+#[test]
+fn every_prompt_has_its_maximum_on_its_object() {
+    let mut engine = engine();
+    let patch = engine.checkpoint.config.vision.patch as f64;
+    for (scene, entry) in demo::SCENES.iter().zip(listed()) {
+        let picture = decode_bytes(scene.name, scene.png, &DecodeOptions::default()).unwrap();
+        let prepared = engine.preprocess.apply(&picture).unwrap();
+        let question = engine.ask(&request(scene.prompts)).unwrap();
+        let explanation = engine.explain(&[&prepared], &question).unwrap().remove(0);
+        let scale = prepared.width as f64 / picture.width as f64;
+        for (map, object) in explanation.result.maps.iter().zip(entry["objects"].as_array().unwrap()) {
+            let (peak, _) = map.values.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
+            let [x, y, width, height] = [0, 1, 2, 3].map(|i| object["box"][i].as_f64().unwrap() * scale);
+            let (left, top) = ((peak % map.cols) as f64 * patch, (peak / map.cols) as f64 * patch);
+            // The patch with the maximum overlaps the box.
+            let hit = left < x + width && left + patch > x && top < y + height && top + patch > y;
+            assert!(hit, "{}: {}: maximum at ({left}, {top}), box {:?}", scene.name, object["prompt"], object["box"]);
+        }
+    }
+}
+
+#[test]
+fn what_is_there_scores_above_what_is_not() {
+    let mut engine = engine();
+    let absent = ["a photo of a tractor", "a photo of a violin", "a photo of a shark"];
+    for scene in demo::SCENES {
+        let picture = decode_bytes(scene.name, scene.png, &DecodeOptions::default()).unwrap();
+        let prepared = engine.preprocess.apply(&picture).unwrap();
+        let texts: Vec<&str> = scene.prompts.iter().chain(&absent).copied().collect();
+        let question = engine.ask(&request(&texts)).unwrap();
+        let scores = engine.explain(&[&prepared], &question).unwrap().remove(0).result.scores;
+        let (present, absent) = scores.split_at(scene.prompts.len());
+        let least = present.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = absent.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        assert!(least > most, "{}: {scores:?}", scene.name);
+    }
+}
+
+#[test]
+fn texts_are_read_as_the_card_says() {
+    let mut engine = engine();
+    let names = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/demo/concepts.txt")).unwrap();
+    let names: Vec<String> = names.lines().map(str::to_owned).collect();
+    assert!(names.len() >= 253);
+    let embedded = engine.embed_texts(&names, &Template::default()).unwrap();
+    assert!(embedded.warnings.is_empty());
+    // No two concepts share an embedding.
+    let rows: Vec<&[f64]> = embedded.values.chunks(engine.checkpoint.config.embed).collect();
+    for (i, a) in rows.iter().enumerate() {
+        for (j, b) in rows.iter().enumerate().skip(i + 1) {
+            let cosine: f64 = a.iter().zip(*b).map(|(a, b)| a * b).sum();
+            assert!(cosine < 0.95, "{} and {}: {cosine}", names[i], names[j]);
+        }
+    }
+}
