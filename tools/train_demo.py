@@ -144,7 +144,7 @@ def main():
         "minutes": trainer.seconds / 60,
         "shared": " on a machine busy with other work" if args.shared_machine else "",
         "torch": torch.__version__,
-        "device": f"{args.threads} CPU threads" if args.device == "cpu" else torch.cuda.get_device_name(),
+        "device": "CPU" if args.device == "cpu" else torch.cuda.get_device_name(),
         "font_version": sprites.font_version(args.font),
         "font_hash": hashlib.sha256(args.font.read_bytes()).hexdigest(),
     }

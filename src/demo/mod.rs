@@ -35,14 +35,14 @@ pub const SCENES: &[Scene] = &[
     Scene {
         name: "space",
         png: include_bytes!("space.png"),
-        prompts: &["a photo of a rocket", "a photo of a flying saucer", "a photo of a robot", "a photo of the earth"],
+        prompts: &["a photo of a rocket", "a photo of a flying saucer", "a photo of the moon", "a photo of the earth"],
     },
     Scene {
         name: "kitchen",
         png: include_bytes!("kitchen.png"),
         prompts: &[
             "a photo of a strawberry",
-            "a photo of a penguin",
+            "a photo of a pineapple",
             "a photo of a birthday cake",
             "a photo of a butterfly",
         ],

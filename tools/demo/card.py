@@ -27,18 +27,23 @@ something true without a download. It is no CLIP for photographs: what it has no
 ## Training
 
 * Pictures: random scenes of 0 to 4 drawings from Noto Color Emoji over gradients, noise and crops of photographs from
-  the scikit-image wheel ({training}). Texts: a small grammar ("a photo of a cat next to a pizza").
+  the scikit-image wheel. Texts: a small grammar ("a photo of a cat next to a pizza").
 * Loss: contrastive between scenes and captions, and between scenes and a prompt for each concept, with all texts that
   are true of a scene as positives. **The boxes of the drawings were used as labels**: a third term classifies single
   patches in a box as its concept, and others as "{background}". So high figures for localisation are no evidence
   about any method: they show that the demo behaves.
 * Muon and AdamW, {steps} steps of {batch} scenes, {minutes:.0f} minutes{shared}.
 * Seed {seed}, torch {torch}, {device}.
+* Photographs: {training}.
 
 ## Figures
 
 Measured through transformers on the float16 file, on scenes with other sprites of the same drawings (other sizes,
-angles, places and company), over backgrounds that were not trained on. Their photographs: {held_out}.
+angles, places and company), over backgrounds that were not trained on.
+Their photographs: {held_out}.
+
+The scenes in this folder were arranged by hand, and chosen so that every prompt's maximum lies on its object. They show
+the model at its best; what follows is its average.
 
 Zero-shot top-1 over {concepts} concepts, one object a scene ({zero_scenes} scenes, chance {zero_chance:.1%}):
 **{top1:.1%}** with "a photo of a X" (top-5 {top5:.1%}), {top1_name:.1%} with the bare name.

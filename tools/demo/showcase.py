@@ -60,7 +60,7 @@ SCENES = {
         (
             Thing("rocket", 74, 84, 110),
             Thing("flying saucer", 210, 86, 98, 10),
-            Thing("robot", 206, 212, 92),
+            Thing("moon", 206, 212, 92),
             Thing("earth", 82, 216, 88),
         ),
     ),
@@ -68,7 +68,7 @@ SCENES = {
         lambda: photograph("coffee.png", 20, 20, 190),
         (
             Thing("strawberry", 70, 74, 82),
-            Thing("penguin", 206, 196, 112),
+            Thing("pineapple", 206, 200, 104),
             Thing("birthday cake", 84, 210, 100),
             Thing("butterfly", 214, 68, 92, -10),
         ),
