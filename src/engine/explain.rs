@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use rayon::prelude::*;
+
 use super::{
     Engine, Question,
     latents::ImageLatents,
@@ -116,14 +118,14 @@ impl Engine {
         let paths = pixels::path_maps(self, question, &input, &output.variants)?;
         for (v, variant) in output.variants.iter().enumerate() {
             let is_result = v + 1 == output.variants.len();
-            for (b, explanation) in explanations.iter_mut().enumerate() {
+            explanations.par_iter_mut().enumerate().for_each(|(b, explanation)| {
                 let pictured = pictured(variant, &paths[v], &input, question, b);
                 if is_result {
                     explanation.result = pictured;
                 } else {
                     explanation.baseline = Some(pictured);
                 }
-            }
+            });
         }
         Ok(explanations)
     }

@@ -6,6 +6,7 @@ mod heatmap;
 mod latents;
 mod resume;
 mod tools;
+mod verify;
 
 use std::path::{Path, PathBuf};
 

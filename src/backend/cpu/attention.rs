@@ -102,37 +102,49 @@ struct HeadReverse<T> {
 /// A = mean over heads of relu(P * dP).
 #[allow(clippy::type_complexity)] // the relevance row is one thing
 pub fn reverse<T: Number>(
-    mut dqkv: Option<&mut [T]>,
-    mut relevance: Option<(&mut [T], &[T], T, T)>,
+    dqkv: Option<&mut [T]>,
+    relevance: Option<(&mut [T], &[T], T, T)>,
     d_o: &[T],
     qkv: &[T],
     lse: &[T],
     s: AttentionShape,
 ) {
     let (t, d, dh) = (s.tokens, s.width(), s.head_dim);
-    let with_dqkv = dqkv.is_some();
-    for (g, d_o) in d_o.chunks(s.queries * d).enumerate() {
+    let (image, r_image) = (s.queries * d, t);
+    let dqkvs: Vec<Option<&mut [T]>> = match dqkv {
+        Some(dqkv) => dqkv.chunks_mut(t * 3 * d).map(Some).collect(),
+        None => d_o.chunks(image).map(|_| None).collect(),
+    };
+    let rows: Vec<Option<(&mut [T], &[T], T, T)>> = match relevance {
+        Some((r_out, r_in, keep, gain)) => {
+            let pairs = r_out.chunks_mut(r_image).zip(r_in.chunks(r_image));
+            pairs.map(|(r_out, r_in)| Some((r_out, r_in, keep, gain))).collect()
+        }
+        None => d_o.chunks(image).map(|_| None).collect(),
+    };
+    let images = d_o.par_chunks(image).zip(dqkvs).zip(rows).enumerate();
+    images.for_each(|(g, ((d_o, dqkv), relevance))| {
         let b = g % s.batch;
         let qkv = &qkv[b * t * 3 * d..][..t * 3 * d];
         let lse = &lse[b * s.queries * s.heads..][..s.queries * s.heads];
-        let r_in = relevance.as_ref().map(|r| &r.1[g * t..][..t]);
+        let r_in = relevance.as_ref().map(|r| r.1);
+        let with_dqkv = dqkv.is_some();
         let heads: Vec<HeadReverse<T>> =
             (0..s.heads).into_par_iter().map(|h| reverse_head(d_o, qkv, lse, s, h, with_dqkv, r_in)).collect();
-        if let Some(dqkv) = dqkv.as_deref_mut() {
-            let rows = dqkv[g * t * 3 * d..][..t * 3 * d].par_chunks_mut(3 * d);
-            rows.enumerate().for_each(|(i, row)| {
+        if let Some(dqkv) = dqkv {
+            for (i, row) in dqkv.chunks_mut(3 * d).enumerate() {
                 for (h, head) in heads.iter().enumerate() {
                     for part in 0..3 {
                         let from = &head.dqkv[(i * 3 + part) * dh..][..dh];
                         row[part * d + h * dh..][..dh].copy_from_slice(from);
                     }
                 }
-            });
+            }
         }
-        if let Some((r_out, r_in, keep, gain)) = &mut relevance {
-            mix(&mut r_out[g * t..][..t], &r_in[g * t..][..t], *keep, *gain, heads.iter().map(|h| h.row.as_slice()), s);
+        if let Some((r_out, r_in, keep, gain)) = relevance {
+            mix(r_out, r_in, keep, gain, heads.iter().map(|h| h.row.as_slice()), s);
         }
-    }
+    });
 }
 
 /// `r_out = keep r_in + gain / H sum over heads of row`.

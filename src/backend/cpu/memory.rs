@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
+
 use super::Real;
 use crate::{
     Error, Result,
     backend::plan::{Cursor, Indices, Memory, Plan, Tensor},
 };
+
+/// Elements that are worth a thread's while.
+const PIECE: usize = 64 * 1024;
 
 /// One arena of reals, one of indices, and a watcher's copies.
 #[derive(Debug)]
@@ -87,13 +92,13 @@ impl<T: Real> Memory for CpuMemory<T> {
         if x.len() != values.len() {
             return Err(Error::usage(format!("{} values for a tensor of {}", values.len(), x.len())));
         }
-        x.iter_mut().zip(values).for_each(|(x, &v)| *x = T::of(v));
+        x.par_iter_mut().with_min_len(PIECE).zip(values).for_each(|(x, &v)| *x = T::of(v));
         Ok(())
     }
 
     fn download(&mut self, tensor: Tensor) -> Result<Vec<f64>> {
         let [x] = self.real([tensor])?;
-        Ok(x.iter().map(|x| x.to_f64()).collect())
+        Ok(x.par_iter().with_min_len(PIECE).map(|x| x.to_f64()).collect())
     }
 
     fn download_indices(&mut self, tensor: Indices) -> Result<Vec<u32>> {

@@ -160,7 +160,7 @@ impl Real for f32 {
         f32::sqrt(self)
     }
     /// Below 1: x P(x^2). Above: 1 - e^(-x^2) Q(1 / (1 + x / 2)). P and Q are Chebyshev fits of degree 6 of erf(x) / x
-    /// on [0,1] and of erfc(x) e^(x^2) on [1,4], made for this function; both are off by less than 1e-7.
+    /// on 0..1 and of erfc(x) e^(x^2) on 1..4, made for this function; both are off by less than 1e-7.
     #[inline(always)]
     fn erf(self) -> Self {
         const P: [f32; 7] = [

@@ -5,7 +5,7 @@ mod legrad;
 mod single_head;
 mod walk;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 pub use attention::attention_maps;
 pub use legrad::legrad_maps;
@@ -50,7 +50,10 @@ pub type Maps = BTreeMap<MapKey, Vec<f64>>;
 
 /// Appends a chunk of targets' maps.
 pub fn append(maps: &mut Maps, key: MapKey, values: Vec<f64>) {
-    maps.entry(key).or_default().extend(values);
+    match maps.entry(key) {
+        Entry::Vacant(entry) => _ = entry.insert(values),
+        Entry::Occupied(mut entry) => entry.get_mut().extend(values),
+    }
 }
 
 /// What a set of keys asks of the shared reverse walk at each block.
