@@ -1,5 +1,7 @@
 //! The bundled model: it opens, it reads texts, and its heatmaps lie on what they name.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 use serde_json::Value;
 use vitscope::{
     demo,
