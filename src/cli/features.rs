@@ -31,7 +31,7 @@ use super::{
 /// latent is set to zero. Without a text only activations are listed.
 #[derive(Args)]
 pub struct FeaturesArgs {
-    /// The picture [default: the bundled photograph]
+    /// The picture [default: a bundled scene]
     image: Option<PathBuf>,
     #[command(flatten)]
     texts: TextArgs,

@@ -5,15 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use vitscope::{Error, Result};
+use vitscope::{
+    Error, Result,
+    demo::{SCENES, Scene},
+};
 use walkdir::WalkDir;
 
-/// The photograph that ships with the program, and texts that fit it.
-pub const BUNDLED: &[u8] = include_bytes!("../../assets/coffee.jpg");
+/// The picture that is explained when no other is named: a scene of things that the bundled model knows.
+pub const BUNDLED: Scene = SCENES[0];
 /// Its name in results.
-pub const BUNDLED_NAME: &str = "bundled:coffee.jpg";
-/// What it is explained for when nothing else is asked.
-pub const BUNDLED_TEXTS: [&str; 3] = ["a cup of coffee", "a spoon", "a wooden table"];
+pub const BUNDLED_NAME: &str = "bundled:picnic";
 
 /// What a folder is searched for.
 const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];

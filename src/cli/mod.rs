@@ -32,7 +32,7 @@ use console::Console;
 
 /// Where a CLIP vision transformer looks, and which sparse features make it look there.
 ///
-/// `vitscope heatmap` without any argument explains a bundled photograph with the bundled model.
+/// `vitscope heatmap` without any argument explains a bundled scene with the bundled model.
 ///
 /// Exit codes: 0 done, 1 some inputs failed, 2 usage, 3 invalid model or SAE file, 4 no such device,
 /// 5 verification failed, 130 interrupted.

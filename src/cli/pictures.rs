@@ -106,7 +106,7 @@ pub fn read_one(input: &Input, preprocess: &Preprocess, decode: &DecodeOptions) 
 
 fn bytes(input: &Input) -> Result<Vec<u8>> {
     match &input.place {
-        Place::Bundled => Ok(BUNDLED.to_vec()),
+        Place::Bundled => Ok(BUNDLED.png.to_vec()),
         Place::File(path) => std::fs::read(path).map_err(|e| Error::io(path, e)),
         Place::Missing(reason) => Err(Error::image(&input.name, reason)),
     }
@@ -177,7 +177,7 @@ mod tests {
         let reading = Reading {
             preprocess: Preprocess::clip(32),
             decode: DecodeOptions::default(),
-            done: HashSet::from([("5".to_owned(), short_hash(&[BUNDLED], 16))]),
+            done: HashSet::from([("5".to_owned(), short_hash(&[BUNDLED.png], 16))]),
         };
         let pictures: Vec<Picture> = Pictures::read((0..9).map(input).collect(), reading).collect();
         let state = |p: &Picture| match &p.state {

@@ -26,7 +26,7 @@ use super::{
 /// Apply edits of latents one by one, and tabulate what each changes in score and map
 #[derive(Args)]
 pub struct SweepArgs {
-    /// Pictures, folders and patterns [default: the bundled photograph]
+    /// Pictures, folders and patterns [default: a bundled scene]
     images: Vec<PathBuf>,
     #[command(flatten)]
     texts: TextArgs,

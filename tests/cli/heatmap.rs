@@ -20,7 +20,7 @@ fn map(out: &Path, path: &Value) -> (Vec<usize>, Vec<f32>) {
 fn without_arguments_the_bundled_photograph_is_explained() {
     let folder = tempfile::tempdir().unwrap();
     let done = vitscope(folder.path(), &["heatmap"]).code(0);
-    assert!(stdout(&done).contains("a cup of coffee"));
+    assert!(stdout(&done).contains("a photo of a cat"));
     let out = folder.path().join("out");
     let lines = lines(&out.join("results.jsonl"));
     assert_eq!(lines.len(), 3);

@@ -17,14 +17,14 @@ use vitscope::{
 use super::{
     args::{BatchSize, DrawArgs, EditArgs, ModelArgs, PreprocessArgs, SaeArgs, TextArgs},
     console::Console,
-    inputs::{self, BUNDLED_TEXTS, Input},
+    inputs::{self, BUNDLED, Input},
     interrupt::Interrupt,
     setup::{self, Asked},
 };
 
 /// Draw where the model looks, for every image, text and method
 ///
-/// With no path it explains a photograph that ships with the program. Results go to the output folder:
+/// With no path it explains a scene that ships with the program. Results go to the output folder:
 /// results.jsonl (one line per image, text and method), maps/*.npy (raw float32 maps) and overlays/*.png.
 #[derive(Args)]
 pub struct HeatmapArgs {
@@ -101,7 +101,7 @@ fn request(args: &HeatmapArgs, console: &Console) -> anyhow::Result<Request> {
     match (args.score, texts.is_empty()) {
         (Score::Latent(_), false) => console.warn("texts have no part in --score latent:ID"),
         (Score::Latent(_), true) | (_, false) => {}
-        (_, true) if args.paths.is_empty() => texts = BUNDLED_TEXTS.map(str::to_owned).to_vec(),
+        (_, true) if args.paths.is_empty() => texts = BUNDLED.prompts.iter().map(|&text| text.to_owned()).collect(),
         (_, true) => {}
     }
     let given = texts.len();
