@@ -11,7 +11,7 @@ fn usage_errors_name_what_is_known() {
     let plain: [(&[&str], &str); 17] = [
         (&["heatmap", "--method", "grad-cam++"], "expected one of grad-eclip, attention, rollout"),
         (&["heatmap", "--method", "rollout:depth=2"], "unknown option `depth`"),
-        (&["heatmap", "--method", "chefer:from=9"], "blocks 0 to 1"),
+        (&["heatmap", "--method", "chefer:from=9"], "blocks 0 to 4"),
         (&["heatmap", "--method", "rollout", "--method", "rollout:from=0"], "asked for twice"),
         (&["heatmap", "--score", "dot"], "cosine, logit, softmax or latent:ID"),
         (&["heatmap", "--score", "latent:3"], "needs an SAE"),

@@ -51,7 +51,7 @@ fn every_line_names_its_files_and_says_how_it_came_about() {
         let (shape, values) = map(&out, &line["map"]);
         assert_eq!(serde_json::json!(shape), line["grid"]);
         let on_pixels = line["method"] != "rollout";
-        assert_eq!(shape, if on_pixels { [32, 32] } else { [4, 4] });
+        assert_eq!(shape, if on_pixels { [112, 112] } else { [14, 14] });
         let range = values.iter().fold((f32::MAX, f32::MIN), |(a, b), &v| (a.min(v), b.max(v)));
         assert_eq!((line["min"].as_f64(), line["max"].as_f64()), (Some(range.0.into()), Some(range.1.into())));
         assert_eq!(line["completeness_gap"].is_number(), on_pixels);
@@ -68,9 +68,9 @@ fn every_line_names_its_files_and_says_how_it_came_about() {
         assert_eq!(options["model"]["hash"].as_str().unwrap().len(), 16);
     }
     let run = TensorFile::open(&out.join("maps.safetensors")).unwrap();
-    assert_eq!(run.shape("rollout/4x4/maps"), Some(&[4, 4, 4][..]));
-    let at = run.read_i64("rollout/4x4/lines").unwrap()[1] as usize;
-    assert_eq!(run.read_f32("rollout/4x4/maps").unwrap()[16..32], map(&out, &lines[at]["map"]).1);
+    assert_eq!(run.shape("rollout/14x14/maps"), Some(&[4, 14, 14][..]));
+    let at = run.read_i64("rollout/14x14/lines").unwrap()[1] as usize;
+    assert_eq!(run.read_f32("rollout/14x14/maps").unwrap()[196..392], map(&out, &lines[at]["map"]).1);
 }
 
 #[test]
