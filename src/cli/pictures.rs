@@ -186,7 +186,7 @@ mod tests {
             State::Failed(reason) => reason.clone(),
         };
         let states: Vec<String> = pictures.iter().map(state).collect();
-        let expected = ["32x600", "32x600", "32x600", "not there", "32x600", "done", "32x600", "32x600", "32x600"];
+        let expected = ["32x288", "32x288", "32x288", "not there", "32x288", "done", "32x288", "32x288", "32x288"];
         assert_eq!(states, expected);
         assert_eq!(pictures[3].name, "gone");
     }
