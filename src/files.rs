@@ -27,7 +27,9 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<(
     let write = || {
         let mut out = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
         fill(&mut out)?;
-        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        // No sync: a run writes thousands of maps, and its index is synced after each batch.
+        out.flush()?;
+        drop(out);
         std::fs::rename(&temporary, path)
     };
     write().map_err(|error| {

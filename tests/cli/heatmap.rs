@@ -17,18 +17,18 @@ fn map(out: &Path, path: &Value) -> (Vec<usize>, Vec<f32>) {
 }
 
 #[test]
-fn without_arguments_the_bundled_photograph_is_explained() {
+fn without_arguments_the_bundled_scene_is_explained() {
     let folder = tempfile::tempdir().unwrap();
     let done = vitscope(folder.path(), &["heatmap"]).code(0);
     assert!(stdout(&done).contains("a photo of a cat"));
     let out = folder.path().join("out");
     let lines = lines(&out.join("results.jsonl"));
-    assert_eq!(lines.len(), 3);
+    assert_eq!(lines.len(), 4);
     for line in &lines {
         let overlay = decode(out.join(line["overlay"].as_str().unwrap()), &DecodeOptions::default()).unwrap();
-        // The photograph, a colour bar at its right, a caption below.
-        assert!(overlay.width > 600 && overlay.height > 400);
-        assert_eq!(line["size"], serde_json::json!([600, 400]));
+        // The scene, a colour bar at its right, a caption below.
+        assert!(overlay.width > 288 && overlay.height > 288);
+        assert_eq!(line["size"], serde_json::json!([288, 288]));
     }
 }
 
@@ -93,7 +93,7 @@ fn an_edit_is_shown_before_after_and_as_their_difference() {
     assert_eq!(sae["edits"], serde_json::json!(["scale:30=4", "set:5=2"]));
     assert_eq!((&sae["layer"], &sae["splice"], &sae["through"]), (&1.into(), &"replace".into(), &"exact".into()));
     let overlay = decode(out.join(line["overlay"].as_str().unwrap()), &DecodeOptions::default()).unwrap();
-    assert!(overlay.width > 3 * 600);
+    assert!(overlay.width > 3 * 288);
 }
 
 #[test]
