@@ -114,7 +114,7 @@ mod tests {
         let id = HubId::parse("openai/clip-vit-base-patch32").unwrap();
         assert_eq!((id.name.as_str(), id.revision.as_str()), ("openai/clip-vit-base-patch32", "main"));
         assert_eq!(HubId::parse("a/b@v1.0").unwrap().to_string(), "a/b@v1.0");
-        for bad in ["", "a", "/b", "a/", "a/b/c", "../b", "a/..", "a/b@../../x", "a b/c", "/tmp/x"] {
+        for bad in ["", "a", "/b", "a/", "a/b/c", "../b", "a/..", "a/b@../../x", "a b/c", "/a/b"] {
             assert_eq!(HubId::parse(bad), None, "{bad}");
         }
     }
