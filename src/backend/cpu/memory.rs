@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::Real;
+use super::{Real, pages::Pages};
 use crate::{
     Error, Result,
     backend::plan::{Cursor, Indices, Memory, Plan, Tensor},
@@ -17,7 +17,7 @@ const PIECE: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct CpuMemory<T> {
     cursor: Cursor,
-    real: Vec<T>,
+    real: Pages<T>,
     index: Vec<u32>,
     watched: Option<BTreeMap<String, Vec<f64>>>,
 }
@@ -25,9 +25,11 @@ pub struct CpuMemory<T> {
 impl<T: Real> CpuMemory<T> {
     /// The arena of `plan`. With `watched`, every observed tensor is copied.
     pub fn new(plan: Plan, watched: bool) -> Self {
+        let mut real = Pages::zeroed(plan.len);
+        // A pass that reads what it never wrote gives NaN.
+        real.fill(T::NAN);
         CpuMemory {
-            // A pass that reads what it never wrote gives NaN.
-            real: vec![T::NAN; plan.len],
+            real,
             index: vec![0; plan.index_len],
             cursor: Cursor::new(plan),
             watched: watched.then(BTreeMap::new),

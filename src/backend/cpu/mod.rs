@@ -12,6 +12,7 @@ mod maps;
 pub mod matmul;
 mod matrix;
 mod memory;
+mod pages;
 mod real;
 mod sae;
 mod select;

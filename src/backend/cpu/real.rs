@@ -12,6 +12,7 @@ use std::{
 /// f32 or f64.
 pub trait Real:
     Copy
+    + bytemuck::Pod
     + Send
     + Sync
     + Default

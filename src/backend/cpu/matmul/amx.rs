@@ -8,6 +8,7 @@
 //! Each row of C depends on its own row of A alone, so a row's bits do not depend on its neighbours or its position.
 
 use super::product::Columns;
+use bytemuck::{Pod, Zeroable};
 
 /// Rows of a tile.
 pub(super) const TILE_ROWS: usize = 16;
@@ -19,7 +20,7 @@ pub(super) const STEP_LINES: usize = 3 * 2 * TILE_ROWS;
 pub(super) const WIDTH: usize = 32;
 
 /// One row of a tile: 32 bf16 values by their bits, on a cache line of its own.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub(super) struct Line(pub [u16; STEP]);
 

@@ -9,7 +9,7 @@ use super::amx::WIDTH;
 pub(super) const ROWS: usize = 8;
 
 /// 32 columns of W at one `k`, aligned so that no vector load straddles two cache lines.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub(super) struct PanelRow(pub [f32; WIDTH]);
 

@@ -43,6 +43,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 
+use super::pages::Pages;
 use amx::{Amx, Line, STEP, STEP_LINES, WIDTH};
 use fma::PanelRow;
 use rayon::prelude::*;
@@ -81,9 +82,9 @@ pub struct Panels {
 /// 32 columns of Y (rows of W) after the other, zeros past N.
 enum Packed {
     /// Panel x step of 32 along K x [`STEP_LINES`]; zeros past K. 6 bytes per weight.
-    Amx(Amx, Vec<Line>),
+    Amx(Amx, Pages<Line>),
     /// Panel x K. 4 bytes per weight.
-    Fma(Vec<PanelRow>),
+    Fma(Pages<PanelRow>),
 }
 
 impl Panels {
@@ -112,14 +113,14 @@ impl Panels {
         let packed = match kernel {
             Kernel::Amx(amx) => {
                 let panel_lines = k.div_ceil(STEP) * STEP_LINES;
-                let mut lines = vec![Line([0; STEP]); panels * panel_lines];
+                let mut lines = Pages::<Line>::zeroed(panels * panel_lines);
                 lines.par_chunks_exact_mut(panel_lines).enumerate().for_each(|(panel, lines)| {
                     split::pack_panel(lines, |k, column| padded(panel * WIDTH + column, k));
                 });
                 Packed::Amx(amx, lines)
             }
             Kernel::Fma => {
-                let mut rows = vec![PanelRow([0.0; WIDTH]); panels * k];
+                let mut rows = Pages::<PanelRow>::zeroed(panels * k);
                 rows.par_chunks_exact_mut(k).enumerate().for_each(|(panel, rows)| {
                     for (k, row) in rows.iter_mut().enumerate() {
                         row.0 = std::array::from_fn(|column| padded(panel * WIDTH + column, k));

@@ -3,6 +3,7 @@
 use super::amx::{Amx, Line, STEP, STEP_LINES, TILE_ROWS, WIDTH};
 use super::fma::{self, PanelRow};
 use super::{Packed, Panels, split};
+use crate::backend::cpu::pages::Pages;
 use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
@@ -14,6 +15,8 @@ const MAX_TILE_STEPS: usize = 24;
 const MAX_FMA_STEPS: usize = 8;
 /// Bytes of the packed rows of X of a task: what else of 2 MB of L2 is not needed for two panels of W.
 const MAX_ROWS_BYTES: usize = 1_200_000;
+/// Lines that a thread keeps for them: one large page.
+const ROWS_LINES: usize = (2 << 20) / size_of::<Line>();
 /// Rows of a task: enough to use a panel of W, once loaded, eight times.
 const MAX_ROWS: usize = 256;
 /// Rows for which a panel of W is worth loading more than once.
@@ -109,9 +112,9 @@ struct Task<'y> {
 }
 
 thread_local! {
-    /// The packed rows of X of a thread's task, at most [`MAX_ROWS_BYTES`] whatever M and K are. A task takes the vector
-    /// and puts it back, so that an epilogue may itself call [`product`].
-    static ROWS: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    /// The packed rows of X of a thread's task, at most [`MAX_ROWS_BYTES`] whatever M and K are. A task takes the lines
+    /// and puts them back, so that an epilogue may itself call [`product`].
+    static ROWS: Cell<Option<Pages<Line>>> = const { Cell::new(None) };
 }
 
 impl<'y> Task<'y> {
@@ -135,20 +138,23 @@ impl<'y> Task<'y> {
         epilogue: &Epilogue,
     ) {
         let tile_rows = tile_rows(x.len());
-        let mut packed = ROWS.take();
+        let lines = |steps: usize| x.len().div_ceil(2 * tile_rows) * steps * STEP_LINES;
+        let most = lines(blocks[0].len());
+        let mut rows = ROWS.take().filter(|rows| rows.len() >= most).unwrap_or_else(|| Pages::zeroed(most.max(ROWS_LINES)));
         for (i, block) in blocks.iter().enumerate() {
-            split::pack_rows(&mut packed, x, block.start * STEP, block.len(), tile_rows);
+            let packed = &mut rows[..lines(block.len())];
+            split::pack_rows(packed, x, block.start * STEP, block.len(), tile_rows);
             for panel in self.panels.clone() {
                 let (w, rest) = w[(panel * steps + block.start) * STEP_LINES..].split_at(block.len() * STEP_LINES);
                 let next = (steps - block.len()) * STEP_LINES;
                 let ahead = rest.get(next..next + w.len()).unwrap_or_default();
-                amx.panel(tile_rows, &packed, w, ahead, self.columns(panel, i == 0));
+                amx.panel(tile_rows, packed, w, ahead, self.columns(panel, i == 0));
                 if i + 1 == blocks.len() {
                     self.finish(panel, epilogue);
                 }
             }
         }
-        ROWS.set(packed);
+        ROWS.set(Some(rows));
     }
 
     /// By multiply-adds: a panel of W meets the rows of X block by block.

@@ -49,8 +49,7 @@ pub(super) fn join(parts: [u16; 3]) -> f32 {
 /// Packs the values `k0..k0 + 32 * steps` of the rows of X (zeros past their end) as the A operand:
 /// panel x step x plane x tile x row lines. Row `i` stands in tile `i / tile_rows` (two tiles per panel), line
 /// `i % tile_rows`.
-pub(super) fn pack_rows(lines: &mut Vec<Line>, x: &[&[f32]], k0: usize, steps: usize, tile_rows: usize) {
-    lines.resize(x.len().div_ceil(2 * tile_rows) * steps * STEP_LINES, Line([0; STEP]));
+pub(super) fn pack_rows(lines: &mut [Line], x: &[&[f32]], k0: usize, steps: usize, tile_rows: usize) {
     with_vectors(
         #[inline(always)]
         || {
