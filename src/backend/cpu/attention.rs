@@ -1,6 +1,8 @@
 //! Self-attention by head. Probabilities live for one head of one image at a time and are recomputed in reverse
 //! from the saved log-sum-exp.
 
+use std::cell::Cell;
+
 use rayon::prelude::*;
 
 use super::{
@@ -88,12 +90,18 @@ fn probabilities<T: Number>(p: &mut [T], qkv: &[T], lse: &[T], s: AttentionShape
     }
 }
 
-/// What one head of one image contributes in reverse.
-struct HeadReverse<T> {
-    /// (T, 3 Dh): dq | dk | dv, empty where not asked for.
-    dqkv: Vec<T>,
-    /// (T): the head's share of `r_in A`, empty where not asked for.
-    row: Vec<T>,
+/// Where the gradients of one head go: dq (T,Dh) at the start, its rows `stride` apart, dk and dv each `part` behind.
+struct HeadGradient<'a, T> {
+    values: &'a mut [T],
+    stride: usize,
+    part: usize,
+}
+
+impl<T: Number> HeadGradient<'_, T> {
+    /// Part 0 = dq, 1 = dk, 2 = dv.
+    fn part(&mut self, part: usize, rows: usize, dh: usize) -> MatMut<'_, T> {
+        MatMut::new(&mut self.values[part * self.part..], rows, dh, self.stride)
+    }
 }
 
 /// `dqkv` (G,T,3D) and the relevance row `(r_out, r_in, keep, gain)` (G,T), from `d_o` (G,queries,D).
@@ -122,27 +130,46 @@ pub fn reverse<T: Number>(
         }
         None => d_o.chunks(image).map(|_| None).collect(),
     };
+    // With an image for every thread, heads write their columns in turn; else they share the threads, each with rows of
+    // its own that are copied together.
+    let enough_images = dqkvs.len() >= rayon::current_num_threads();
     let images = d_o.par_chunks(image).zip(dqkvs).zip(rows).enumerate();
-    images.for_each(|(g, ((d_o, dqkv), relevance))| {
+    images.for_each(|(g, ((d_o, mut dqkv), relevance))| {
         let b = g % s.batch;
         let qkv = &qkv[b * t * 3 * d..][..t * 3 * d];
         let lse = &lse[b * s.queries * s.heads..][..s.queries * s.heads];
         let r_in = relevance.as_ref().map(|r| r.1);
-        let with_dqkv = dqkv.is_some();
-        let heads: Vec<HeadReverse<T>> =
-            (0..s.heads).into_par_iter().map(|h| reverse_head(d_o, qkv, lse, s, h, with_dqkv, r_in)).collect();
-        if let Some(dqkv) = dqkv {
-            for (i, row) in dqkv.chunks_mut(3 * d).enumerate() {
-                for (h, head) in heads.iter().enumerate() {
-                    for part in 0..3 {
-                        let from = &head.dqkv[(i * 3 + part) * dh..][..dh];
-                        row[part * d + h * dh..][..dh].copy_from_slice(from);
+        let shares: Vec<Vec<T>> = match dqkv.as_deref_mut() {
+            Some(dqkv) if enough_images => (0..s.heads)
+                .map(|h| {
+                    let own = HeadGradient { values: &mut dqkv[h * dh..], stride: 3 * d, part: d };
+                    reverse_head(d_o, qkv, lse, s, h, Some(own), r_in)
+                })
+                .collect(),
+            Some(dqkv) => {
+                let heads: Vec<(Vec<T>, Vec<T>)> = (0..s.heads)
+                    .into_par_iter()
+                    .map(|h| {
+                        let mut values = vec![T::ZERO; t * 3 * dh];
+                        let own = HeadGradient { values: &mut values, stride: 3 * dh, part: dh };
+                        let share = reverse_head(d_o, qkv, lse, s, h, Some(own), r_in);
+                        (values, share)
+                    })
+                    .collect();
+                for (i, row) in dqkv.chunks_mut(3 * d).enumerate() {
+                    for (h, (values, _)) in heads.iter().enumerate() {
+                        for part in 0..3 {
+                            let from = &values[(i * 3 + part) * dh..][..dh];
+                            row[part * d + h * dh..][..dh].copy_from_slice(from);
+                        }
                     }
                 }
+                heads.into_iter().map(|(_, share)| share).collect()
             }
-        }
+            None => (0..s.heads).into_par_iter().map(|h| reverse_head(d_o, qkv, lse, s, h, None, r_in)).collect(),
+        };
         if let Some((r_out, r_in, keep, gain)) = relevance {
-            mix(r_out, r_in, keep, gain, heads.iter().map(|h| h.row.as_slice()), s);
+            mix(r_out, r_in, keep, gain, shares.iter().map(Vec::as_slice), s);
         }
     });
 }
@@ -164,21 +191,29 @@ fn mix<'a, T: Number>(
     r_out.iter_mut().zip(r_in).for_each(|(r, &r_in)| *r = keep * r_in + gain * *r);
 }
 
+thread_local! {
+    /// The probabilities and their gradient of the head at work, in the bytes of either number type.
+    static SCORES: Cell<Vec<f64>> = const { Cell::new(Vec::new()) };
+}
+
+/// One head of one image: its gradients go to `dqkv`; returns its share (T) of `r_in A`, empty where not asked for.
 fn reverse_head<T: Number>(
     d_o: &[T],
     qkv: &[T],
     lse: &[T],
     s: AttentionShape,
     h: usize,
-    with_dqkv: bool,
+    dqkv: Option<HeadGradient<'_, T>>,
     r_in: Option<&[T]>,
-) -> HeadReverse<T> {
+) -> Vec<T> {
     let (t, dh, queries) = (s.tokens, s.head_dim, s.queries);
-    let mut p = vec![T::ZERO; queries * t];
-    let mut dp = vec![T::ZERO; queries * t];
-    probabilities(&mut p, qkv, lse, s, h);
+    let mut scores = SCORES.take();
+    scores.resize(2 * queries * t, 0.0);
+    let (p, rest) = bytemuck::cast_slice_mut::<f64, T>(&mut scores).split_at_mut(queries * t);
+    let dp = &mut rest[..queries * t];
+    probabilities(p, qkv, lse, s, h);
     let d_o = Mat::new(&d_o[h * dh..], queries, dh, s.width());
-    T::small_product(MatMut::new(&mut dp, queries, t, t), d_o, all(qkv, s, 2, h).t(), 1.0);
+    T::small_product(MatMut::new(dp, queries, t, t), d_o, all(qkv, s, 2, h).t(), 1.0);
 
     let mut row = Vec::new();
     if let Some(r_in) = r_in {
@@ -190,12 +225,9 @@ fn reverse_head<T: Number>(
         }
     }
 
-    let mut dqkv = Vec::new();
-    if with_dqkv {
-        dqkv = vec![T::ZERO; t * 3 * dh];
+    if let Some(mut out) = dqkv {
         // dV before dS takes the place of dP.
-        let dv = MatMut::new(&mut dqkv[2 * dh..], t, dh, 3 * dh);
-        T::small_product(dv, Mat::new(&p, queries, t, t).t(), d_o, 1.0);
+        T::small_product(out.part(2, t, dh), Mat::new(p, queries, t, t).t(), d_o, 1.0);
         for (p, dp) in p.chunks(t).zip(dp.chunks_mut(t)) {
             simd(
                 #[inline(always)]
@@ -205,13 +237,15 @@ fn reverse_head<T: Number>(
                 },
             );
         }
-        let ds = Mat::new(&dp, queries, t, t);
-        let dq = MatMut::new(&mut dqkv, queries, dh, 3 * dh);
-        T::small_product(dq, ds, all(qkv, s, 1, h), s.scale());
-        let dk = MatMut::new(&mut dqkv[dh..], t, dh, 3 * dh);
-        T::small_product(dk, ds.t(), head(qkv, s, 0, h, 0, queries), s.scale());
+        let ds = Mat::new(dp, queries, t, t);
+        T::small_product(out.part(0, queries, dh), ds, all(qkv, s, 1, h), s.scale());
+        for i in queries..t {
+            out.part(0, t, dh).row(i).fill(T::ZERO);
+        }
+        T::small_product(out.part(1, t, dh), ds.t(), head(qkv, s, 0, h, 0, queries), s.scale());
     }
-    HeadReverse { dqkv, row }
+    SCORES.set(scores);
+    row
 }
 
 /// The relevance row with A = mean over heads of P.

@@ -1,7 +1,5 @@
 //! Linear layers with what follows them fused into the pass over the output.
 
-use rayon::prelude::*;
-
 use super::{Number, activation};
 use crate::weights::Activation;
 
@@ -44,17 +42,14 @@ pub fn forward<T: Number>(
             activation::forward(kind, y);
         }),
         After::KeepActivation(kind, u) => {
-            T::product(u, x, stride, n, weight, &|_, col, u| add_bias(col, u));
-            y.par_chunks_mut(PIECE).zip(u.par_chunks(PIECE)).for_each(|(y, u)| {
+            T::product_two(u, y, x, stride, n, weight, &|_, col, u, y| {
+                add_bias(col, u);
                 y.copy_from_slice(u);
                 activation::forward(kind, y);
             });
         }
     }
 }
-
-/// Elements a thread takes at a time in passes over whole tensors.
-const PIECE: usize = 16 * 1024;
 
 /// `dx` (g,in) from `dy` (g,out). With an activation, `dx` is multiplied with its slope at `u` (rows,in), row `g % rows`.
 pub fn reverse<T: Number>(

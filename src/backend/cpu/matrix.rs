@@ -13,6 +13,9 @@ use super::{
 /// Called once for every finished piece of a row: (row, first column, values).
 pub type Finish<'a, T> = &'a (dyn Fn(usize, usize, &mut [T]) + Sync);
 
+/// The same with the piece of a second output: (row, first column, values, second).
+pub type FinishTwo<'a, T> = &'a (dyn Fn(usize, usize, &mut [T], &mut [T]) + Sync);
+
 /// A number type together with its matrix products.
 pub trait Number: Real {
     /// W (n,k) prepared for products.
@@ -23,6 +26,17 @@ pub trait Number: Real {
 
     /// `y` (m,n) = `x` (m,k) W^T; rows of `x` are `stride` apart.
     fn product(y: &mut [Self], x: &[Self], stride: usize, m: usize, w: &Self::Matrix, finish: Finish<'_, Self>);
+
+    /// [`Number::product`] with a second output beside `y`, both (m,n), that `finish` fills.
+    fn product_two(
+        y: &mut [Self],
+        second: &mut [Self],
+        x: &[Self],
+        stride: usize,
+        m: usize,
+        w: &Self::Matrix,
+        finish: FinishTwo<'_, Self>,
+    );
 
     /// `dx` (m,k) = `dy` (m,n) W.
     fn product_reverse(dx: &mut [Self], dy: &[Self], m: usize, w: &Self::Matrix, finish: Finish<'_, Self>);
@@ -57,6 +71,20 @@ impl Number for f64 {
             }
             finish(i, 0, y);
         });
+    }
+
+    fn product_two(
+        y: &mut [f64],
+        second: &mut [f64],
+        x: &[f64],
+        stride: usize,
+        m: usize,
+        w: &Self::Matrix,
+        finish: FinishTwo<'_, f64>,
+    ) {
+        Self::product(y, x, stride, m, w, &|_, _, _| ());
+        let rows = y.chunks_mut(w.n).zip(second.chunks_mut(w.n)).take(m);
+        rows.enumerate().for_each(|(i, (y, second))| finish(i, 0, y, second));
     }
 
     fn product_reverse(dx: &mut [f64], dy: &[f64], m: usize, w: &Self::Matrix, finish: Finish<'_, f64>) {
@@ -107,6 +135,18 @@ impl Number for f32 {
 
     fn product(y: &mut [f32], x: &[f32], stride: usize, m: usize, w: &Self::Matrix, finish: Finish<'_, f32>) {
         matmul::product(y, w.forward.n(), x, stride, m, &w.forward, finish);
+    }
+
+    fn product_two(
+        y: &mut [f32],
+        second: &mut [f32],
+        x: &[f32],
+        stride: usize,
+        m: usize,
+        w: &Self::Matrix,
+        finish: FinishTwo<'_, f32>,
+    ) {
+        matmul::product_two(y, second, w.forward.n(), x, stride, m, &w.forward, finish);
     }
 
     fn product_reverse(dx: &mut [f32], dy: &[f32], m: usize, w: &Self::Matrix, finish: Finish<'_, f32>) {

@@ -7,7 +7,7 @@
 //!
 //! Each row of C depends on its own row of A alone, so a row's bits do not depend on its neighbours or its position.
 
-use super::product::Columns;
+use super::piece::Piece;
 use bytemuck::{Pod, Zeroable};
 
 /// Rows of a tile.
@@ -38,26 +38,31 @@ impl Amx {
     /// Multiplies packed rows of X with one panel of W, over one block of K. `x` is panel x step x [`STEP_LINES`] with
     /// `tile_rows` rows per tile (1 to 16), `w` is step x [`STEP_LINES`]; plane p holds the p-th part of each value
     /// (`split.rs`). Six of the nine products of parts are summed, those of order 0, 1 and 2. `ahead` is what will be
-    /// used next of W, or empty.
+    /// used next of W, or empty. The sums go to the columns of `y` from `column` on; with `add` they start from what
+    /// is there.
     ///
     /// # Panics
     /// If `tile_rows` or a length does not fit.
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    pub(super) fn panel(self, tile_rows: usize, x: &[Line], w: &[Line], ahead: &[Line], mut y: Columns<'_, '_>) {
+    pub(super) fn panel(
+        self,
+        tile_rows: usize,
+        x: &[Line],
+        w: &[Line],
+        ahead: &[Line],
+        y: &mut Piece<'_>,
+        column: usize,
+        add: bool,
+    ) {
         assert!((1..=TILE_ROWS).contains(&tile_rows));
         assert!(!w.is_empty() && w.len().is_multiple_of(STEP_LINES));
         assert!(!x.is_empty() && x.len().is_multiple_of(w.len()));
-        tiles::panel(tile_rows, x, w, ahead, |panel, block| {
-            let rows = block.0[..tile_rows].iter().chain(&block.0[TILE_ROWS..][..tile_rows]);
-            for (i, sums) in rows.enumerate() {
-                y.put(2 * tile_rows * panel + i, sums);
-            }
-        });
+        tiles::panel(tile_rows, x, w, ahead, y, column, add);
     }
 
     /// There is no [`Amx`] to call this with.
     #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-    pub(super) fn panel(self, _: usize, _: &[Line], _: &[Line], _: &[Line], _: Columns<'_, '_>) {}
+    pub(super) fn panel(self, _: usize, _: &[Line], _: &[Line], _: &[Line], _: &mut Piece<'_>, _: usize, _: bool) {}
 }
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
@@ -90,12 +95,12 @@ fn available() -> bool {
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod tiles {
-    use super::{Line, STEP_LINES, TILE_ROWS, WIDTH};
+    use super::{Line, Piece, STEP_LINES, TILE_ROWS, WIDTH};
     use std::arch::asm;
 
-    /// Two by two tiles of C: `[row][column]`; with `r` rows per tile they are the rows `0..r` and `16..16 + r`.
+    /// Rows of a block of C, on cache lines of their own.
     #[repr(C, align(64))]
-    pub struct Block(pub [[f32; WIDTH]; 2 * TILE_ROWS]);
+    struct Block([[f32; WIDTH]; 2 * TILE_ROWS]);
 
     /// Lines that a step can prefetch to L2: one per tile product.
     const MAX_LINES_AHEAD: usize = 24;
@@ -110,12 +115,9 @@ mod tiles {
         rows: [u8; 16],
     }
 
-    /// Calls `each` with the index and the products of every panel of `a`. The tile registers: 0 to 3 are C (2 x 2),
-    /// 4 and 5 are A, 6 and 7 are B. `each` does not touch them: it is the copy to Y, so its stores drain while the next
-    /// block is computed.
-    ///
-    /// While `b` is used, `ahead` is brought into the L2 cache, a part of it per panel of `a`.
-    pub fn panel(rows: usize, a: &[Line], b: &[Line], ahead: &[Line], mut each: impl FnMut(usize, &Block)) {
+    /// Every panel of `a` (two tiles of `rows` rows) by `b`. The tile registers: 0 to 3 are C (2 x 2), 4 and 5 are A,
+    /// 6 and 7 are B. While `b` is used, `ahead` is brought into the L2 cache, a part of it per panel of `a`.
+    pub fn panel(rows: usize, a: &[Line], b: &[Line], ahead: &[Line], y: &mut Piece<'_>, column: usize, add: bool) {
         let steps = b.len() / STEP_LINES;
         let (r, full) = (rows as u8, TILE_ROWS as u8);
         let config = Config {
@@ -126,19 +128,44 @@ mod tiles {
             rows: [r, r, r, r, r, r, full, full, 0, 0, 0, 0, 0, 0, 0, 0],
         };
         let lines_per_step = ahead.len().div_ceil(a.len() / STEP_LINES).min(MAX_LINES_AHEAD);
-        let mut c = Block([[0.0; WIDTH]; 2 * TILE_ROWS]);
         // SAFETY: an `Amx` exists (the caller's self), so the tiles may be used; the operand is 64 bytes of a valid
         // configuration.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
         for (i, a) in a.chunks_exact(b.len()).enumerate() {
             let ahead = ahead.as_ptr().wrapping_add(i * steps * lines_per_step);
-            // SAFETY: `a` and `b` hold `steps` x 96 lines and `steps` is not zero (the caller asserts both), and the
-            // tiles are configured with at most 16 rows of 64 bytes.
-            unsafe { block(a.as_ptr(), b.as_ptr(), steps, ahead, lines_per_step * size_of::<Line>(), &mut c) };
-            each(i, &c);
+            let row0 = 2 * rows * i;
+            let run = |c: *mut f32, ld: usize| {
+                let c = Tiles { upper: c, lower: c.wrapping_add(rows * ld), row_bytes: ld * size_of::<f32>() };
+                // SAFETY: `a` and `b` hold `steps` x 96 lines and `steps` is not zero (the caller asserts both), the
+                // tiles are configured with at most 16 rows of 64 bytes, and `c` is 2 x `rows` rows of 32 values.
+                unsafe { block(a.as_ptr(), b.as_ptr(), steps, ahead, lines_per_step * size_of::<Line>(), c, add) };
+            };
+            let ld = y.ld();
+            if let Some(c) = y.block(row0, column, 2 * rows, WIDTH) {
+                run(c, ld);
+                continue;
+            }
+            // At the edge of Y: the same over a copy.
+            let mut c = Block([[0.0; WIDTH]; 2 * TILE_ROWS]);
+            let seen = (y.columns() - column).min(WIDTH);
+            let rows_seen = y.rows().saturating_sub(row0).min(2 * rows);
+            for (j, c) in c.0[..rows_seen].iter_mut().enumerate() {
+                c[..seen].copy_from_slice(&y.row(row0 + j)[column..][..seen]);
+            }
+            run(c.0.as_mut_ptr().cast(), WIDTH);
+            for (j, c) in c.0[..rows_seen].iter().enumerate() {
+                y.put(row0 + j, column, c, false);
+            }
         }
         // SAFETY: the tiles were configured above; nothing of them is needed any more.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+
+    /// Where a block of C lies in memory: two tiles of rows over each other, each 32 columns wide.
+    struct Tiles {
+        upper: *mut f32,
+        lower: *mut f32,
+        row_bytes: usize,
     }
 
     /// The loads of one tile of plane `$p`: `s` is 64, the distance of its rows.
@@ -174,18 +201,35 @@ mod tiles {
         (1, 1, $i:literal) => { dot!(@ 3, 5, 7, $i) };
     }
 
-    /// One 32 x 32 block of C. Neighbouring products of planes share one operand, so a step loads 14 tiles for its
-    /// 24 products; a tile register is loaded anew right after its last use. Each step prefetches its successor and
-    /// 24 lines from `ahead` on, which moves by `stride` bytes.
+    /// One block of C, two by two tiles, from zero or (`add`) from what is there. Neighbouring products of planes share
+    /// one operand, so a step loads 14 tiles for its 24 products; a tile register is loaded anew right after its last
+    /// use. Each step prefetches its successor and 24 lines from `ahead` on, which moves by `stride` bytes.
     ///
     /// # Safety
-    /// The tiles are configured as in [`panel`]; `a` and `b` point to `steps` x [`STEP_LINES`] lines; `steps` > 0.
-    unsafe fn block(a: *const Line, b: *const Line, steps: usize, ahead: *const Line, stride: usize, c: &mut Block) {
-        // SAFETY: the tile loads stay within `steps` x 6144 bytes from `a` and from `b`, the stores within the 4096
-        // bytes of `c` (rows 0..16 and 16..32, 128 bytes each). A prefetch may name any address. All tile registers are declared as overwritten.
+    /// The tiles are configured as in [`panel`]; `a` and `b` point to `steps` x [`STEP_LINES`] lines; `steps` > 0; the
+    /// rows of `c` may be written, and read with `add`.
+    unsafe fn block(
+        a: *const Line,
+        b: *const Line,
+        steps: usize,
+        ahead: *const Line,
+        stride: usize,
+        c: Tiles,
+        add: bool,
+    ) {
+        // SAFETY: the loads of A and B stay within `steps` x 6144 bytes, those and the stores of C within 128 bytes of
+        // each of its rows. A prefetch may name any address. All tile registers are declared as overwritten.
         unsafe {
             asm!(
+                "test {add:e}, {add:e}",
+                "jnz 3f",
                 "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "jmp 2f",
+                "3:",
+                "tileloadd tmm0, [{upper} + {row}]",
+                "tileloadd tmm1, [{upper} + {row} + 64]",
+                "tileloadd tmm2, [{lower} + {row}]",
+                "tileloadd tmm3, [{lower} + {row} + 64]",
                 ".p2align 5",
                 "2:",
                 load!(a0, 1), load!(b0, 1), load!(b1, 1), load!(a1, 1),
@@ -200,18 +244,20 @@ mod tiles {
                 "add {ahead}, {stride}",
                 "dec {steps}",
                 "jnz 2b",
-                "mov {s:e}, 128",
-                "tilestored [{c} + {s}], tmm0",
-                "tilestored [{c} + {s} + 64], tmm1",
-                "tilestored [{c} + {s} + 2048], tmm2",
-                "tilestored [{c} + {s} + 2112], tmm3",
+                "tilestored [{upper} + {row}], tmm0",
+                "tilestored [{upper} + {row} + 64], tmm1",
+                "tilestored [{lower} + {row}], tmm2",
+                "tilestored [{lower} + {row} + 64], tmm3",
                 a = inout(reg) a => _,
                 b = inout(reg) b => _,
                 ahead = inout(reg) ahead => _,
                 stride = in(reg) stride,
                 steps = inout(reg) steps => _,
-                s = inout(reg) 64usize => _,
-                c = in(reg) c,
+                s = in(reg) 64usize,
+                upper = in(reg) c.upper,
+                lower = in(reg) c.lower,
+                row = in(reg) c.row_bytes,
+                add = in(reg) u32::from(add),
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),

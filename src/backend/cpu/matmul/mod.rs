@@ -37,6 +37,7 @@
 
 mod amx;
 mod fma;
+mod piece;
 mod product;
 mod small;
 mod split;
@@ -48,7 +49,7 @@ use amx::{Amx, Line, STEP, STEP_LINES, WIDTH};
 use fma::PanelRow;
 use rayon::prelude::*;
 
-pub use product::product;
+pub use product::{product, product_two};
 pub use small::{Mat, MatMut, gemm_small};
 
 /// Which instructions compute a product.

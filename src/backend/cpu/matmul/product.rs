@@ -2,6 +2,7 @@
 
 use super::amx::{Amx, Line, STEP, STEP_LINES, TILE_ROWS, WIDTH};
 use super::fma::{self, PanelRow};
+use super::piece::Piece;
 use super::{Packed, Panels, split};
 use crate::backend::cpu::pages::Pages;
 use rayon::prelude::*;
@@ -24,8 +25,9 @@ const MIN_ROWS: usize = 128;
 /// Panels of Y after which the epilogue sees their rows.
 const EPILOGUE_PANELS: usize = 8;
 
-/// What is done to a finished piece of Y: row, first column, values.
-type Epilogue<'e> = dyn Fn(usize, usize, &mut [f32]) + Sync + 'e;
+/// What is done to a finished piece of Y: row, first column, values, and the same piece of the second output, empty if
+/// there is none.
+type Epilogue<'e> = dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync + 'e;
 
 /// `Y = X W^T`, in parallel on the current rayon pool.
 ///
@@ -35,9 +37,49 @@ type Epilogue<'e> = dyn Fn(usize, usize, &mut [f32]) + Sync + 'e;
 ///
 /// # Panics
 /// If a row distance is less than the row, or a matrix does not fit its slice.
-pub fn product(y: &mut [f32], ldy: usize, x: &[f32], ldx: usize, m: usize, w: &Panels, epilogue: &Epilogue) {
+pub fn product(
+    y: &mut [f32],
+    ldy: usize,
+    x: &[f32],
+    ldx: usize,
+    m: usize,
+    w: &Panels,
+    epilogue: &(dyn Fn(usize, usize, &mut [f32]) + Sync),
+) {
+    run(y, None, ldy, x, ldx, m, w, &|row, col0, piece, _| epilogue(row, col0, piece));
+}
+
+/// [`product()`] with a second output laid out as Y: `epilogue(row, col0, piece, second)` fills `second`, the same
+/// piece of it.
+///
+/// # Panics
+/// As [`product()`].
+pub fn product_two(
+    y: &mut [f32],
+    second: &mut [f32],
+    ldy: usize,
+    x: &[f32],
+    ldx: usize,
+    m: usize,
+    w: &Panels,
+    epilogue: &(dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync),
+) {
+    run(y, Some(second), ldy, x, ldx, m, w, epilogue);
+}
+
+fn run(
+    y: &mut [f32],
+    second: Option<&mut [f32]>,
+    ldy: usize,
+    x: &[f32],
+    ldx: usize,
+    m: usize,
+    w: &Panels,
+    epilogue: &Epilogue,
+) {
     check_matrix("X", x.len(), ldx, m, w.k);
-    check_matrix("Y", y.len(), ldy, m, w.n);
+    let mut y = Piece::new(y, m, w.n, ldy);
+    let mut second = second.map(|second| Piece::new(second, m, w.n, ldy));
     if m == 0 || w.n == 0 {
         return;
     }
@@ -45,23 +87,18 @@ pub fn product(y: &mut [f32], ldy: usize, x: &[f32], ldx: usize, m: usize, w: &P
     let (row_parts, column_parts) = partition(m, w, blocks[0].len());
     let panels = w.n.div_ceil(WIDTH);
     let mut tasks = Vec::with_capacity(row_parts * column_parts);
-    let mut y_rows = y.chunks_mut(ldy.max(1));
     for part in 0..row_parts {
         let rows = part * m / row_parts..(part + 1) * m / row_parts;
-        let first = tasks.len();
-        tasks.extend((0..column_parts).map(|part| Task {
-            row0: rows.start,
-            panels: part * panels / column_parts..(part + 1) * panels / column_parts,
-            y: Vec::with_capacity(rows.len()),
-        }));
-        for row in y_rows.by_ref().take(rows.len()) {
-            let mut rest = &mut row[..w.n];
-            for task in &mut tasks[first..] {
-                let width = (task.panels.end * WIDTH).min(w.n) - task.panels.start * WIDTH;
-                let (piece, behind) = rest.split_at_mut(width);
-                task.y.push(piece);
-                rest = behind;
-            }
+        let (mut y_rows, mut second_rows);
+        (y_rows, y) = y.split_rows(rows.len());
+        (second_rows, second) = second.map(|second| second.split_rows(rows.len())).unzip();
+        for part in 0..column_parts {
+            let panels = part * panels / column_parts..(part + 1) * panels / column_parts;
+            let columns = (panels.end * WIDTH).min(w.n) - panels.start * WIDTH;
+            let (y_piece, second_piece);
+            (y_piece, y_rows) = y_rows.split_columns(columns);
+            (second_piece, second_rows) = second_rows.map(|second| second.split_columns(columns)).unzip();
+            tasks.push(Task { row0: rows.start, panels, y: y_piece, second: second_piece });
         }
     }
     tasks.into_par_iter().for_each(|task| task.run(x, ldx, w, &blocks, epilogue));
@@ -107,8 +144,10 @@ pub(super) fn check_matrix(name: &str, len: usize, ld: usize, rows: usize, colum
 struct Task<'y> {
     row0: usize,
     panels: Range<usize>,
-    /// The columns of `panels` of each row.
-    y: Vec<&'y mut [f32]>,
+    /// Its part of Y: the columns of `panels`.
+    y: Piece<'y>,
+    /// The same part of the second output.
+    second: Option<Piece<'y>>,
 }
 
 thread_local! {
@@ -117,10 +156,10 @@ thread_local! {
     static ROWS: Cell<Option<Pages<Line>>> = const { Cell::new(None) };
 }
 
-impl<'y> Task<'y> {
+impl Task<'_> {
     /// Computes the task's part of Y.
     fn run(mut self, x: &[f32], ldx: usize, w: &Panels, blocks: &[Range<usize>], epilogue: &Epilogue) {
-        let x: Vec<&[f32]> = (self.row0..).take(self.y.len()).map(|row| &x[row * ldx..][..w.k]).collect();
+        let x: Vec<&[f32]> = (self.row0..).take(self.y.rows()).map(|row| &x[row * ldx..][..w.k]).collect();
         match &w.packed {
             Packed::Amx(amx, lines) => self.run_tiles(&x, *amx, lines, w.k.div_ceil(STEP), blocks, epilogue),
             Packed::Fma(rows) => self.run_multiply_adds(&x, rows, w.k, blocks, epilogue),
@@ -140,7 +179,8 @@ impl<'y> Task<'y> {
         let tile_rows = tile_rows(x.len());
         let lines = |steps: usize| x.len().div_ceil(2 * tile_rows) * steps * STEP_LINES;
         let most = lines(blocks[0].len());
-        let mut rows = ROWS.take().filter(|rows| rows.len() >= most).unwrap_or_else(|| Pages::zeroed(most.max(ROWS_LINES)));
+        let mut rows =
+            ROWS.take().filter(|rows| rows.len() >= most).unwrap_or_else(|| Pages::zeroed(most.max(ROWS_LINES)));
         for (i, block) in blocks.iter().enumerate() {
             let packed = &mut rows[..lines(block.len())];
             split::pack_rows(packed, x, block.start * STEP, block.len(), tile_rows);
@@ -148,7 +188,8 @@ impl<'y> Task<'y> {
                 let (w, rest) = w[(panel * steps + block.start) * STEP_LINES..].split_at(block.len() * STEP_LINES);
                 let next = (steps - block.len()) * STEP_LINES;
                 let ahead = rest.get(next..next + w.len()).unwrap_or_default();
-                amx.panel(tile_rows, packed, w, ahead, self.columns(panel, i == 0));
+                let column = (panel - self.panels.start) * WIDTH;
+                amx.panel(tile_rows, packed, w, ahead, &mut self.y, column, i > 0);
                 if i + 1 == blocks.len() {
                     self.finish(panel, epilogue);
                 }
@@ -168,25 +209,20 @@ impl<'y> Task<'y> {
     ) {
         let mut sums = [[0.0; WIDTH]; fma::ROWS];
         for panel in self.panels.clone() {
-            for (i, block) in blocks.iter().enumerate() {
+            for block in blocks {
                 let (start, end) = (block.start * STEP, k.min(block.end * STEP));
                 let w = &w[panel * k..][start..end];
-                let mut y = self.columns(panel, i == 0);
+                let column = (panel - self.panels.start) * WIDTH;
                 for (chunk, x) in x.chunks(fma::ROWS).enumerate() {
                     // Where rows are missing the last one is computed again.
                     fma::block(std::array::from_fn(|i| &x[i.min(x.len() - 1)][start..]), w, &mut sums);
                     for (i, sums) in sums.iter().enumerate() {
-                        y.put(chunk * fma::ROWS + i, sums);
+                        self.y.put(chunk * fma::ROWS + i, column, sums, block.start > 0);
                     }
                 }
             }
             self.finish(panel, epilogue);
         }
-    }
-
-    /// The columns of a panel.
-    fn columns(&mut self, panel: usize, first: bool) -> Columns<'_, 'y> {
-        Columns { column: (panel - self.panels.start) * WIDTH, rows: &mut self.y, first }
     }
 
     /// After every eighth finished panel and the last: hands the columns since then to the epilogue, row by row.
@@ -197,34 +233,10 @@ impl<'y> Task<'y> {
         }
         let start = (done - 1) / EPILOGUE_PANELS * EPILOGUE_PANELS * WIDTH;
         let column0 = self.panels.start * WIDTH + start;
-        for (row, y) in (self.row0..).zip(&mut self.y) {
-            let end = y.len().min(done * WIDTH);
-            epilogue(row, column0, &mut y[start..end]);
-        }
-    }
-}
-
-/// Where the products with a panel of W go: up to 32 columns of Y.
-pub(super) struct Columns<'a, 'y> {
-    rows: &'a mut [&'y mut [f32]],
-    /// The first of the columns.
-    column: usize,
-    /// Whether they are the sums of the first block of K; those of the others are added.
-    first: bool,
-}
-
-impl Columns<'_, '_> {
-    /// Takes the sums of row `i`; past the last row and column they are left out.
-    #[inline(always)]
-    pub(super) fn put(&mut self, i: usize, sums: &[f32; WIDTH]) {
-        let Some(row) = self.rows.get_mut(i) else { return };
-        let y = &mut row[self.column..];
-        match y.first_chunk_mut::<WIDTH>() {
-            // The same as below with a constant length, for the compiler's sake.
-            Some(y) if self.first => *y = *sums,
-            Some(y) => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
-            None if self.first => y.iter_mut().zip(sums).for_each(|(y, sum)| *y = *sum),
-            None => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
+        for i in 0..self.y.rows() {
+            let columns = start..self.y.columns().min(done * WIDTH);
+            let second = self.second.as_mut().map_or(&mut [][..], |second| &mut second.row(i)[columns.clone()]);
+            epilogue(self.row0 + i, column0, &mut self.y.row(i)[columns], second);
         }
     }
 }
