@@ -416,7 +416,8 @@ impl Data<'_> {
         }
     }
 
-    fn bytes(&self) -> &[u8] {
+    /// The values as they are written.
+    pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Data::F32(v) => cast_slice(v),
             Data::F64(v) => cast_slice(v),
