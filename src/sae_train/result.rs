@@ -64,15 +64,20 @@ pub(super) fn is_of(folder: &Path, request: &Value) -> bool {
     record.is_some_and(|record| first_difference(&record["request"], request).is_none())
 }
 
+/// Takes back an earlier result's record: its folder is complete no more.
+pub(super) fn forget(folder: &Path) -> Result<()> {
+    let path = folder.join(RECORD);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, error)),
+        _ => Ok(()),
+    }
+}
+
 /// Writes everything about one SAE. The record comes last: with it, the folder is complete.
 pub(super) fn write(spec: &RunSpec, sae: &SaeSpec, trainer: &Trainer, seen: Seen) -> Result<Finished> {
     let folder = spec.folder.join(&sae.name);
     let layer = spec.layers.get(sae.layer).copied().unwrap_or_default();
-    let hook = Hook {
-        layer: Some(layer),
-        name: format!("blocks.{layer}.hook_resid_post"),
-        tokens: Some(spec.tokens),
-    };
+    let hook = Hook { layer: Some(layer), name: format!("blocks.{layer}.hook_resid_post"), tokens: Some(spec.tokens) };
     let weights = SaeWeights { hook: Some(hook), ..trainer.weights() };
     weights.save_sae_lens(&folder)?;
 
@@ -85,6 +90,8 @@ pub(super) fn write(spec: &RunSpec, sae: &SaeSpec, trainer: &Trainer, seen: Seen
     let record = json!({
         "vitscope": env!("CARGO_PKG_VERSION"),
         "request": spec.request(sae),
+        // What activations were divided by in training; the weights stand without it.
+        "scale": trainer.scale,
         "hook": weights.hook.as_ref().map(|hook| &hook.name),
         "tokens_seen": seen.tokens,
         "tokens_of_an_epoch": seen.epoch,
@@ -116,7 +123,10 @@ fn warnings(latents: usize, seen: Seen) -> Vec<String> {
 fn end(lines: &[Value]) -> Value {
     let last = &lines[lines.len() - lines.len().div_ceil(10).min(lines.len())..];
     let mean = |name: &str| last.iter().filter_map(|line| line[name].as_f64()).sum::<f64>() / last.len().max(1) as f64;
-    ["loss", "reconstruction", "fvu", "l0", "dead"].map(|name| (name.to_owned(), json!(mean(name)))).into_iter().collect()
+    ["loss", "reconstruction", "fvu", "l0", "dead"]
+        .map(|name| (name.to_owned(), json!(mean(name))))
+        .into_iter()
+        .collect()
 }
 
 /// Loss and FVU, L0, and dead latents over the steps.

@@ -159,6 +159,7 @@ impl<S: Source> Run<S> {
         let (_, batch, seed) = spec.shared()?;
         spec.saes.iter().try_for_each(|sae| sae.recipe.validate(source.width()))?;
         let feed = Feed::new(source, spec.buffer, batch, seed)?;
+        spec.saes.iter().try_for_each(|sae| result::forget(&spec.folder.join(&sae.name)))?;
         Run::with(spec, feed, Vec::new(), 0, 0.0)
     }
 
@@ -287,11 +288,7 @@ impl<S: Source> Run<S> {
         if self.step < steps {
             return Err(Error::usage(format!("step {} of {steps}: the training is not finished", self.step)));
         }
-        let seen = result::Seen {
-            tokens: self.tokens_seen(),
-            epoch: self.feed.epoch_size(),
-            seconds: self.seconds(),
-        };
+        let seen = result::Seen { tokens: self.tokens_seen(), epoch: self.feed.epoch_size(), seconds: self.seconds() };
         let trained = self.trainers.iter().zip(&self.spec.saes);
         let finished = trained.map(|(trainer, sae)| result::write(&self.spec, sae, trainer, seen));
         let finished = finished.collect::<Result<Vec<_>>>()?;

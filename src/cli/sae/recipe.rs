@@ -132,7 +132,9 @@ impl RecipeArgs {
         }
         let (steps, batch) = (self.steps(), self.train_batch);
         if steps == 0 || batch == 0 {
-            return Err(Error::usage(format!("nothing to train: {steps} steps (--steps) of {batch} tokens (--train-batch)")));
+            return Err(Error::usage(format!(
+                "nothing to train: {steps} steps (--steps) of {batch} tokens (--train-batch)"
+            )));
         }
         match self.warm_up {
             Some(warm_up) if warm_up > steps => {
@@ -200,9 +202,7 @@ impl RecipeArgs {
         let resample_every = self.resample_every.unwrap_or(0);
         let bandwidth = self.bandwidth.unwrap_or(0.1);
         let algorithm = match self.algorithm {
-            Name::Relu => {
-                Algorithm::Relu { l1: self.l1.unwrap_or(0.05 / (d as f64).sqrt()), warm_up, resample_every }
-            }
+            Name::Relu => Algorithm::Relu { l1: self.l1.unwrap_or(0.05 / (d as f64).sqrt()), warm_up, resample_every },
             Name::Topk => Algorithm::TopK { k, aux, k_aux },
             Name::Batchtopk => Algorithm::BatchTopK { k, aux, k_aux },
             Name::Jumprelu => Algorithm::JumpRelu {

@@ -14,7 +14,9 @@ use vitscope::{
     engine::Engine,
     model::Tokens,
     report::short_hash,
-    sae_train::{Event, Finished, Index, Run, RunSpec, ShardDtype, ShardSource, ShardWriter, Source, Standing, StepReport},
+    sae_train::{
+        Event, Finished, Index, Run, RunSpec, ShardDtype, ShardSource, ShardWriter, Source, Standing, StepReport,
+    },
     weights::TokenScopeHint,
 };
 
