@@ -20,6 +20,8 @@ mod report;
 mod resample;
 mod start;
 mod state;
+#[cfg(test)]
+mod tests;
 mod top_k;
 mod trainer;
 mod update;
