@@ -31,6 +31,8 @@ mod shards;
 mod source;
 mod start;
 mod state;
+#[cfg(test)]
+mod tests;
 mod top_k;
 mod trainer;
 mod update;

@@ -81,7 +81,7 @@ impl<'a, T: Real> Gradients<'a, T> {
 
     /// The gradient of the decoder bias (D): `gain sum r - W_e^T (gradient of the encoder bias)`. The second term comes in
     /// parts, summed in their order.
-    fn decoder_bias(&self, through_encoder: &[Vec<T>]) -> Vec<T> {
+    pub fn decoder_bias(&self, through_encoder: &[Vec<T>]) -> Vec<T> {
         let d = self.centred.len() / self.pass.main.codes.tokens();
         let mut gradient = Moments::of(&self.pass.main.error, d).columns;
         gradient.iter_mut().for_each(|v| *v *= self.pass.main.gain.to_f64());
