@@ -130,12 +130,8 @@ mod tests {
         assert_eq!(by_latent.latent(2), [Entry { token: 0, h: 2.0, dz: 0.2 }, Entry { token: 2, h: 3.0, dz: 0.3 }]);
         let mut twice = codes.clone();
         twice.append(&codes);
-        twice.retain(|entry| twice_keeps(entry));
+        // Entry 1 of the first copy and entry 2 of the second.
+        twice.retain(|entry| entry == 1 || entry == 5);
         assert_eq!((twice.tokens(), twice.token(2), &twice.h[..]), (6, 1..1, &[2.0, 3.0][..]));
-    }
-
-    /// Entry 1 of the first copy and entry 2 of the second.
-    fn twice_keeps(entry: usize) -> bool {
-        entry == 1 || entry == 5
     }
 }

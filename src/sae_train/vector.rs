@@ -31,7 +31,7 @@ pub(super) fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     let mut lanes = LANES / 2;
     while lanes > 0 {
         for j in 0..lanes {
-            sums[j] = sums[j] + sums[j + lanes];
+            sums[j] += sums[j + lanes];
         }
         lanes /= 2;
     }

@@ -56,7 +56,7 @@ fn a_loaded_training_goes_on_bit_by_bit() {
         assert_eq!(bits(&loaded), bits(&whole));
         assert!(a[6].fvu < first[0].fvu, "{recipe:?}: {first:?} {a:?}");
         // Dead latents, and what is done about them, were part of it.
-        assert!(a[0].dead > 0, "{a:?}");
+        assert!(first.iter().any(|report| report.dead > 0), "{first:?}");
         assert_eq!(loaded.weights(), whole.weights());
         assert!(matches!(loaded.step(&x[..BATCH * D]), Err(Error::Usage(_))));
     }
