@@ -33,7 +33,7 @@ pub struct RecipeArgs {
     /// Coefficient of the auxiliary loss for dead latents (topk, batchtopk); 0 turns it off [default: 1/32]
     #[arg(long)]
     aux: Option<f64>,
-    /// Coefficient of the L1 penalty (relu) [default: 0.05 / sqrt(width)]
+    /// Coefficient of the L1 penalty (relu) [default: 0.1 / sqrt(width)]
     #[arg(long)]
     l1: Option<f64>,
     /// Coefficient of the L0 penalty (jumprelu) [default: 1]
@@ -43,7 +43,7 @@ pub struct RecipeArgs {
     /// [default: 32]
     #[arg(long, value_name = "L0")]
     target_l0: Option<f64>,
-    /// Width of the kernel of the straight-through gradients, in scaled units (jumprelu) [default: 0.1]
+    /// Width of the kernel of the straight-through gradients, in scaled units (jumprelu) [default: 0.3]
     #[arg(long)]
     bandwidth: Option<f64>,
     /// Where thresholds start, in scaled units (jumprelu) [default: the bandwidth]
@@ -200,9 +200,9 @@ impl RecipeArgs {
         let warm_up = self.warm_up.unwrap_or((steps / 20).min(1000));
         let (k, aux, k_aux) = (self.k.unwrap_or(32.min(latents)), self.aux.unwrap_or(1.0 / 32.0), default_k_aux(d));
         let resample_every = self.resample_every.unwrap_or(0);
-        let bandwidth = self.bandwidth.unwrap_or(0.1);
+        let bandwidth = self.bandwidth.unwrap_or(0.3);
         let algorithm = match self.algorithm {
-            Name::Relu => Algorithm::Relu { l1: self.l1.unwrap_or(0.05 / (d as f64).sqrt()), warm_up, resample_every },
+            Name::Relu => Algorithm::Relu { l1: self.l1.unwrap_or(0.1 / (d as f64).sqrt()), warm_up, resample_every },
             Name::Topk => Algorithm::TopK { k, aux, k_aux },
             Name::Batchtopk => Algorithm::BatchTopK { k, aux, k_aux },
             Name::Jumprelu => Algorithm::JumpRelu {
