@@ -39,7 +39,28 @@ impl Console {
         Console { bar, ..*self }
     }
 
-    /// `count` more images are done.
+    /// The same console with a progress bar over training steps of `tokens` tokens, of which `done` are done.
+    pub fn with_steps(&self, steps: usize, done: usize, tokens: usize) -> Self {
+        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(steps as u64) };
+        let rate = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            // A bar that cannot be drawn is no reason to stop.
+            let _ = write!(out, "{:.0} tokens/s", state.per_sec() * tokens as f64);
+        };
+        if let Ok(style) = ProgressStyle::with_template("{bar:20} {pos}/{len} steps  {rate}  {eta} left  {msg}") {
+            bar.set_style(style.with_key("rate", rate));
+        }
+        let bar = bar.with_position(done as u64);
+        // The steps of an earlier run took none of this one's time.
+        bar.reset_eta();
+        Console { bar, ..*self }
+    }
+
+    /// Says beside the bar what is going on.
+    pub fn beside_bar(&self, message: String) {
+        self.bar.set_message(message);
+    }
+
+    /// `count` more images or steps are done.
     pub fn advance(&self, count: usize) {
         self.bar.inc(count as u64);
     }

@@ -130,14 +130,23 @@ pub struct Pictures {
 impl Pictures {
     /// Starts the threads.
     pub fn read(inputs: Vec<Input>, reading: Reading) -> Self {
+        let order = (0..inputs.len()).collect();
+        Pictures::in_order(&Arc::new((inputs, reading)), order)
+    }
+
+    /// Starts the threads for the inputs that `order` names, in that order.
+    pub fn in_order(shared: &Arc<(Vec<Input>, Reading)>, order: Vec<usize>) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let count = cores.min(MOST_THREADS).min(inputs.len()).max(1);
-        let shared = Arc::new((inputs, reading));
+        let count = cores.min(MOST_THREADS).min(order.len()).max(1);
+        let order = Arc::new(order);
         let receivers = (0..count)
             .map(|first| {
                 let (sender, receiver) = sync_channel(AHEAD);
-                let shared = Arc::clone(&shared);
-                thread::spawn(move || send_every(&shared.0, &shared.1, first, count, &sender));
+                let (shared, order) = (Arc::clone(shared), Arc::clone(&order));
+                thread::spawn(move || {
+                    let inputs = order.iter().skip(first).step_by(count).filter_map(|&i| shared.0.get(i));
+                    send_all(inputs, &shared.1, &sender);
+                });
                 receiver
             })
             .collect();
@@ -145,8 +154,8 @@ impl Pictures {
     }
 }
 
-fn send_every(inputs: &[Input], reading: &Reading, first: usize, step: usize, sender: &SyncSender<Picture>) {
-    for input in inputs.iter().skip(first).step_by(step) {
+fn send_all<'a>(inputs: impl Iterator<Item = &'a Input>, reading: &Reading, sender: &SyncSender<Picture>) {
+    for input in inputs {
         // Nobody listens any more after an interrupt.
         if sender.send(reading.read(input)).is_err() {
             return;

@@ -130,23 +130,36 @@ pub fn decode(args: &PreprocessArgs) -> DecodeOptions {
     DecodeOptions { exif: args.exif, ..DecodeOptions::default() }
 }
 
+/// Which model it is.
+pub fn model_record(engine: &Engine) -> Value {
+    json!({
+        "name": engine.checkpoint.label,
+        "hash": engine.checkpoint.hash(),
+        "activation": engine.checkpoint.config.vision.tower.activation.name(),
+    })
+}
+
+/// How pictures become pixels.
+///
+/// # Errors
+/// When it cannot be written down, which is a defect.
+pub fn preprocess_record(preprocess: &Preprocess, exif: bool) -> anyhow::Result<Value> {
+    let mut steps = serde_json::to_value(preprocess).context("preprocessing")?;
+    steps["exif"] = exif.into();
+    Ok(steps)
+}
+
 /// Everything but the image and the method that decides a result.
 ///
 /// # Errors
 /// When the preprocessing cannot be written down, which is a defect.
 pub fn options(asked: &Asked, preprocess: &Preprocess, exif: bool) -> anyhow::Result<Value> {
     let Asked { engine, question, request } = asked;
-    let mut steps = serde_json::to_value(preprocess).context("preprocessing")?;
-    steps["exif"] = exif.into();
     let texts: Vec<&[u8]> = question.texts.iter().map(|t| t.as_bytes()).collect();
     Ok(json!({
         "vitscope": env!("CARGO_PKG_VERSION"),
-        "model": {
-            "name": engine.checkpoint.label,
-            "hash": engine.checkpoint.hash(),
-            "activation": engine.checkpoint.config.vision.tower.activation.name(),
-        },
-        "preprocess": steps,
+        "model": model_record(engine),
+        "preprocess": preprocess_record(preprocess, exif)?,
         "score": question.score.to_string(),
         "template": request.template.to_string(),
         "texts": { "count": texts.len(), "hash": short_hash(&texts, 16) },

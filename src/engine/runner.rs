@@ -15,6 +15,7 @@ use crate::{
         interpolate_positions,
         pass::{MapKey, Model, Objective, VariantOutput, embed_texts},
         splice::Splicing,
+        streams::streams,
     },
     weights::{ClipCheckpoint, SaeWeights},
 };
@@ -102,6 +103,12 @@ pub trait Runner: Send {
     /// Those of the device.
     fn run(&mut self, job: &Job, pixels: &[f64]) -> Result<JobOutput>;
 
+    /// Outputs (B,T,D) of the blocks `layers`, in their order, for normalised pixels (B,3,R,R).
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn streams(&mut self, batch: usize, grid: PatchGrid, layers: &[usize], pixels: &[f64]) -> Result<Vec<Vec<f64>>>;
+
     /// Bytes that a weight matrix (n,k) takes on the device, with or without its reverse.
     fn matrix_bytes(&self, n: usize, k: usize, reverse: bool) -> usize;
 
@@ -116,8 +123,15 @@ pub struct CpuRunner<T: Number> {
     backend: Cpu<T>,
     vision: Option<CpuVision<T>>,
     sae: Option<CpuSae<T>>,
-    /// The arena of the last job, and that job: passes of one kind follow each other.
-    memory: Option<(Job, CpuMemory<T>)>,
+    /// The arena of the last pass, and that pass: those of one kind follow each other.
+    memory: Option<(Pass, CpuMemory<T>)>,
+}
+
+/// What an arena was cut for.
+#[derive(PartialEq)]
+enum Pass {
+    Job(Box<Job>),
+    Streams { batch: usize, grid: PatchGrid, layers: Vec<usize> },
 }
 
 impl<T: Number> CpuRunner<T> {
@@ -142,15 +156,19 @@ struct Parts<'a, B: Backend> {
     texts: Texts<B::Vector>,
 }
 
+/// The trained positions for a grid.
+fn positions<B: Backend>(backend: &B, vision: &Vision<B::Matrix, B::Vector>, grid: PatchGrid) -> B::Vector {
+    let (side, width) = (vision.config.grid(), vision.tower().width);
+    backend.vector(interpolate_positions(&vision.positions, side, width, grid.rows, grid.cols).into_iter())
+}
+
 impl<'a, B: Backend> Parts<'a, B> {
     fn new(backend: &B, vision: &'a Vision<B::Matrix, B::Vector>, sae: Option<(&'a B::Sae, usize)>, job: &Job) -> Self {
-        let (side, width) = (vision.config.grid(), vision.tower().width);
-        let positions = interpolate_positions(&vision.positions, side, width, job.grid.rows, job.grid.cols);
         Parts {
             vision,
             sae: sae.map(|s| s.0),
             latents: sae.map_or(0, |s| s.1),
-            positions: backend.vector(positions.into_iter()),
+            positions: positions(backend, vision, job.grid),
             texts: Texts {
                 embeddings: backend.vector(job.texts.iter().copied()),
                 count: job.texts.len() / vision.embed,
@@ -196,6 +214,10 @@ impl<'a, B: Backend> Parts<'a, B> {
     }
 }
 
+fn loaded<V>(vision: &Option<V>) -> Result<&V> {
+    vision.as_ref().ok_or_else(|| crate::Error::usage("no model is loaded"))
+}
+
 impl<T: Number> CpuRunner<T> {
     fn parts<'a>(
         backend: &Cpu<T>,
@@ -203,8 +225,7 @@ impl<T: Number> CpuRunner<T> {
         sae: &'a Option<CpuSae<T>>,
         job: &Job,
     ) -> Result<Parts<'a, Cpu<T>>> {
-        let vision = vision.as_ref().ok_or_else(|| crate::Error::usage("no model is loaded"))?;
-        Ok(Parts::new(backend, vision, sae.as_ref().map(|s| (s, s.latents)), job))
+        Ok(Parts::new(backend, loaded(vision)?, sae.as_ref().map(|s| (s, s.latents)), job))
     }
 }
 
@@ -240,7 +261,7 @@ impl<T: Number> Runner for CpuRunner<T> {
     fn run(&mut self, job: &Job, pixels: &[f64]) -> Result<JobOutput> {
         let parts = Self::parts(&self.backend, &self.vision, &self.sae, job)?;
         let mut memory = match self.memory.take() {
-            Some((last, memory)) if last == *job => memory,
+            Some((Pass::Job(last), memory)) if *last == *job => memory,
             _ => CpuMemory::new(parts.plan(&self.backend, job)?, job.watched),
         };
         memory.rewind();
@@ -248,8 +269,27 @@ impl<T: Number> Runner for CpuRunner<T> {
         let variants: Vec<&[Edit]> = job.variants.iter().map(Vec::as_slice).collect();
         let outputs = parts.model::<Cpu<T>>(job, &keys).run(&self.backend, &mut memory, pixels, &variants)?;
         let watched = memory.take_watched();
-        self.memory = Some((job.clone(), memory));
+        self.memory = Some((Pass::Job(Box::new(job.clone())), memory));
         Ok(JobOutput { variants: outputs, watched })
+    }
+
+    fn streams(&mut self, batch: usize, grid: PatchGrid, layers: &[usize], pixels: &[f64]) -> Result<Vec<Vec<f64>>> {
+        let (backend, vision) = (&self.backend, loaded(&self.vision)?);
+        let positions = positions(backend, vision, grid);
+        let pass = Pass::Streams { batch, grid, layers: layers.to_vec() };
+        let mut memory = match self.memory.take() {
+            Some((last, memory)) if last == pass => memory,
+            _ => {
+                let plan = Plan::record(backend, false, |x, m| {
+                    streams(x, m, vision, &positions, batch, grid, pixels, layers)
+                })?;
+                CpuMemory::new(plan, false)
+            }
+        };
+        memory.rewind();
+        let outputs = streams(backend, &mut memory, vision, &positions, batch, grid, pixels, layers)?;
+        self.memory = Some((pass, memory));
+        Ok(outputs)
     }
 
     fn matrix_bytes(&self, n: usize, k: usize, reverse: bool) -> usize {

@@ -5,6 +5,7 @@ mod exit_codes;
 mod heatmap;
 mod latents;
 mod resume;
+mod sae_train;
 mod tools;
 mod verify;
 

@@ -1,4 +1,8 @@
-//! `vitscope sae`: what an SAE is and how well it fits, other formats, and its codes of images.
+//! `vitscope sae`: training, what an SAE is and how well it fits, other formats, and its codes of images.
+
+mod harvest;
+mod recipe;
+mod train;
 
 use std::{
     collections::BTreeSet,
@@ -26,12 +30,13 @@ use super::{
     setup::{self, Asked},
 };
 
-/// Sparse autoencoders: what they are, how well they fit, other formats, codes of images
+/// Sparse autoencoders: training, what they are, how well they fit, other formats, codes of images
 #[derive(Subcommand)]
 pub enum SaeCommand {
     Inspect(Box<OnImages>),
     Convert(ConvertArgs),
     Apply(Box<ApplyArgs>),
+    Train(Box<train::TrainArgs>),
 }
 
 /// Say what an SAE is and, given images, how well it rebuilds the model's residual stream
@@ -94,6 +99,7 @@ pub fn run(command: &SaeCommand, console: &Console) -> anyhow::Result<ExitCode> 
         SaeCommand::Inspect(args) => inspect(args, console),
         SaeCommand::Convert(args) => convert(args, console),
         SaeCommand::Apply(args) => apply(args, console),
+        SaeCommand::Train(args) => train::run(args, console),
     }
 }
 
