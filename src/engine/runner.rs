@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use crate::{
     Result,
     backend::{
-        Backend, PatchGrid, Plan, ScoreKind,
+        Backend, Memory, PatchGrid, Plan, ScoreKind,
         cpu::{Cpu, CpuMemory, CpuSae, Number},
     },
     model::{
         Edit, Splice, Through,
         clip::{Text, Vision},
+        embed::{Embedded, Start, embed_images},
         head::Texts,
         interpolate_positions,
-        pass::{MapKey, Model, Objective, VariantOutput, embed_texts},
+        pass::{Latents, MapKey, Model, Objective, VariantOutput, embed_texts},
         splice::Splicing,
     },
     weights::{ClipCheckpoint, SaeWeights},
@@ -73,6 +74,28 @@ pub struct JobOutput {
     pub watched: BTreeMap<String, Vec<f64>>,
 }
 
+/// A forward for the image embedding, without what it starts from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbedJob {
+    /// `B`.
+    pub batch: usize,
+    /// The patches.
+    pub grid: PatchGrid,
+    /// What it starts from.
+    pub start: Start,
+    /// The blocks after which the stream is read.
+    pub hooks: Vec<usize>,
+}
+
+/// A stream that went through an SAE.
+#[derive(Debug, Clone, Default)]
+pub struct Reconstructed {
+    /// Its code.
+    pub latents: Latents,
+    /// (T,D): the reconstruction where the SAE reads and writes, the stream itself elsewhere.
+    pub stream: Vec<f64>,
+}
+
 /// A device with a model on it.
 pub trait Runner: Send {
     /// Unnormalised embeddings (Q,E) of token ids (Q,context), each read at its `pooled` position.
@@ -87,8 +110,20 @@ pub trait Runner: Send {
     /// Those of the checkpoint.
     fn load_vision(&mut self, checkpoint: &ClipCheckpoint) -> Result<()>;
 
-    /// Puts an SAE on the device.
-    fn load_sae(&mut self, weights: &SaeWeights);
+    /// Puts SAEs on the device, in place of those that are there. Jobs splice the first.
+    fn load_saes(&mut self, weights: &[&SaeWeights]);
+
+    /// Embeds images.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn embed_images(&mut self, job: &EmbedJob, values: &[f64]) -> Result<Embedded>;
+
+    /// Puts the stream (T,D) of one image through SAE number `sae`; `mask` (T) tells the tokens in scope.
+    ///
+    /// # Errors
+    /// Those of the device; [`crate::Error::Usage`] for an SAE that is not loaded.
+    fn reconstruct(&mut self, sae: usize, stream: &[f64], mask: &[bool]) -> Result<Reconstructed>;
 
     /// Bytes of the arena that `job` needs.
     ///
@@ -115,7 +150,7 @@ type CpuVision<T> = Vision<<T as Number>::Matrix, Vec<T>>;
 pub struct CpuRunner<T: Number> {
     backend: Cpu<T>,
     vision: Option<CpuVision<T>>,
-    sae: Option<CpuSae<T>>,
+    saes: Vec<CpuSae<T>>,
     /// The arena of the last job, and that job: passes of one kind follow each other.
     memory: Option<(Job, CpuMemory<T>)>,
 }
@@ -123,7 +158,7 @@ pub struct CpuRunner<T: Number> {
 impl<T: Number> CpuRunner<T> {
     /// Without a model.
     pub fn new() -> Self {
-        CpuRunner { backend: Cpu::new(), vision: None, sae: None, memory: None }
+        CpuRunner { backend: Cpu::new(), vision: None, saes: Vec::new(), memory: None }
     }
 }
 
@@ -144,13 +179,11 @@ struct Parts<'a, B: Backend> {
 
 impl<'a, B: Backend> Parts<'a, B> {
     fn new(backend: &B, vision: &'a Vision<B::Matrix, B::Vector>, sae: Option<(&'a B::Sae, usize)>, job: &Job) -> Self {
-        let (side, width) = (vision.config.grid(), vision.tower().width);
-        let positions = interpolate_positions(&vision.positions, side, width, job.grid.rows, job.grid.cols);
         Parts {
             vision,
             sae: sae.map(|s| s.0),
             latents: sae.map_or(0, |s| s.1),
-            positions: backend.vector(positions.into_iter()),
+            positions: positions_on(backend, vision, job.grid),
             texts: Texts {
                 embeddings: backend.vector(job.texts.iter().copied()),
                 count: job.texts.len() / vision.embed,
@@ -200,12 +233,44 @@ impl<T: Number> CpuRunner<T> {
     fn parts<'a>(
         backend: &Cpu<T>,
         vision: &'a Option<CpuVision<T>>,
-        sae: &'a Option<CpuSae<T>>,
+        saes: &'a [CpuSae<T>],
         job: &Job,
     ) -> Result<Parts<'a, Cpu<T>>> {
-        let vision = vision.as_ref().ok_or_else(|| crate::Error::usage("no model is loaded"))?;
-        Ok(Parts::new(backend, vision, sae.as_ref().map(|s| (s, s.latents)), job))
+        Ok(Parts::new(backend, loaded(vision)?, saes.first().map(|s| (s, s.latents)), job))
     }
+}
+
+fn loaded<V>(vision: &Option<V>) -> Result<&V> {
+    vision.as_ref().ok_or_else(|| crate::Error::usage("no model is loaded"))
+}
+
+/// Positions (T,D) on a grid.
+fn positions_on<B: Backend>(backend: &B, vision: &Vision<B::Matrix, B::Vector>, grid: PatchGrid) -> B::Vector {
+    let (side, width) = (vision.config.grid(), vision.tower().width);
+    backend.vector(interpolate_positions(&vision.positions, side, width, grid.rows, grid.cols).into_iter())
+}
+
+/// One image's stream (T,D) through an SAE.
+fn reconstruct<T: Number, X: Backend<Sae = CpuSae<T>>>(
+    x: &X,
+    m: &mut X::Memory,
+    sae: &CpuSae<T>,
+    values: &[f64],
+    mask: &[bool],
+) -> Result<Reconstructed> {
+    let stream = m.tensor("stream", &[1, mask.len(), sae.width])?;
+    m.upload(stream, values)?;
+    let splicing = Splicing {
+        sae,
+        latents: sae.latents,
+        layer: 0,
+        splice: Splice::Replace,
+        through: Through::Exact,
+        mask: mask.to_vec(),
+    };
+    let tape = splicing.forward(x, m, stream, &[], 1, mask.len(), sae.width, "")?;
+    let latents = Latents::download::<X>(m, tape.code)?;
+    Ok(Reconstructed { latents, stream: m.download(tape.out)? })
 }
 
 impl<T: Number> Runner for CpuRunner<T> {
@@ -227,18 +292,35 @@ impl<T: Number> Runner for CpuRunner<T> {
         Ok(())
     }
 
-    fn load_sae(&mut self, weights: &SaeWeights) {
+    fn load_saes(&mut self, weights: &[&SaeWeights]) {
         self.memory = None;
-        self.sae = Some(self.backend.sae(weights));
+        self.saes = weights.iter().map(|weights| self.backend.sae(weights)).collect();
+    }
+
+    fn embed_images(&mut self, job: &EmbedJob, values: &[f64]) -> Result<Embedded> {
+        let (backend, vision) = (&self.backend, loaded(&self.vision)?);
+        let EmbedJob { batch, grid, start, ref hooks } = *job;
+        let positions = positions_on(backend, vision, grid);
+        let plan = Plan::record(backend, false, |x, m| {
+            embed_images(x, m, vision, &positions, batch, grid, start, hooks, values)
+        })?;
+        let mut memory = CpuMemory::new(plan, false);
+        embed_images(backend, &mut memory, vision, &positions, batch, grid, start, hooks, values)
+    }
+
+    fn reconstruct(&mut self, sae: usize, stream: &[f64], mask: &[bool]) -> Result<Reconstructed> {
+        let sae = self.saes.get(sae).ok_or_else(|| crate::Error::usage(format!("no SAE number {sae} is loaded")))?;
+        let plan = Plan::record(&self.backend, false, |x, m| reconstruct(x, m, sae, stream, mask))?;
+        reconstruct(&self.backend, &mut CpuMemory::new(plan, false), sae, stream, mask)
     }
 
     fn arena_bytes(&mut self, job: &Job) -> Result<usize> {
-        let parts = Self::parts(&self.backend, &self.vision, &self.sae, job)?;
+        let parts = Self::parts(&self.backend, &self.vision, &self.saes, job)?;
         Ok(parts.plan(&self.backend, job)?.bytes(size_of::<T>()))
     }
 
     fn run(&mut self, job: &Job, pixels: &[f64]) -> Result<JobOutput> {
-        let parts = Self::parts(&self.backend, &self.vision, &self.sae, job)?;
+        let parts = Self::parts(&self.backend, &self.vision, &self.saes, job)?;
         let mut memory = match self.memory.take() {
             Some((last, memory)) if last == *job => memory,
             _ => CpuMemory::new(parts.plan(&self.backend, job)?, job.watched),
