@@ -26,7 +26,7 @@ impl Ablation {
         Ablation { original: f(self.original), spliced: f(self.spliced), zero_ablated: f(self.zero_ablated) }
     }
 
-    fn add(&mut self, of: [f64; 3]) {
+    pub(super) fn add(&mut self, of: [f64; 3]) {
         let [original, spliced, zero_ablated] = of;
         self.original += original;
         self.spliced += spliced;
@@ -192,7 +192,10 @@ mod tests {
         assert!((loss.original - softplus(-1.0)).abs() < 1e-15);
         assert!((loss.spliced - (softplus(0.2) + softplus(-1.0)) / 2.0).abs() < 1e-15);
         assert!((loss.zero_ablated - 2f64.ln()).abs() < 1e-15);
-        assert!((zero_shot.recovered - (loss.zero_ablated - loss.spliced) / (loss.zero_ablated - loss.original)).abs() < 1e-15);
+        assert!(
+            (zero_shot.recovered - (loss.zero_ablated - loss.spliced) / (loss.zero_ablated - loss.original)).abs()
+                < 1e-15
+        );
     }
 
     #[test]
