@@ -298,3 +298,30 @@ fn grad_eclip_without_weights_is_the_gradient_of_the_attention_row() {
     assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-14), "{a:?} {b:?}");
     assert!(a.iter().any(|&v| v > 0.0));
 }
+
+#[test]
+fn streams_are_what_a_watched_pass_sees_whatever_else_is_asked_for() {
+    use vitscope::image::{Prepared, Rect, Rgb8};
+    let mut engine = open(&fixture("tiny_a"), Dtype::F32);
+    let (values, grid) = pixels(&engine, 2);
+    let (width, height) = (grid.width, grid.height);
+    let image = |values: &[f64]| Prepared {
+        pixels: values.iter().map(|&v| v as f32).collect(),
+        width,
+        height,
+        cropped: Rgb8::filled(width, height, [0; 3]),
+        region: Rect { left: 0.0, top: 0.0, width: width as f64, height: height as f64 },
+    };
+    let images: Vec<Prepared> = values.chunks(values.len() / 2).map(image).collect();
+    let images: Vec<&Prepared> = images.iter().collect();
+    let question = engine
+        .ask(&request(&[], Some(sae(1, &[], Tokens::All, Splice::Replace, Through::Exact))))
+        .unwrap();
+    let hooks = engine.hook_streams(&images, &question).unwrap();
+    let expected: Vec<f32> = hooks.iter().flat_map(|hook| hook.before.iter().map(|&v| v as f32)).collect();
+    let alone = engine.streams(&images, &[1]).unwrap();
+    assert_eq!(alone, std::slice::from_ref(&expected));
+    let several = engine.streams(&images, &[2, 0, 1]).unwrap();
+    assert!(several[2] == expected && several[0] != expected && several[1] != expected);
+    assert!(engine.streams(&images, &[9]).is_err() && engine.streams(&[], &[1]).is_err());
+}

@@ -16,6 +16,7 @@ use crate::{
         interpolate_positions,
         pass::{Latents, MapKey, Model, Objective, VariantOutput, embed_texts},
         splice::Splicing,
+        streams::streams,
     },
     weights::{ClipCheckpoint, SaeWeights},
 };
@@ -137,6 +138,12 @@ pub trait Runner: Send {
     /// Those of the device.
     fn run(&mut self, job: &Job, pixels: &[f64]) -> Result<JobOutput>;
 
+    /// Outputs (B,T,D) of the blocks `layers`, in their order, for normalised pixels (B,3,R,R).
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn streams(&mut self, batch: usize, grid: PatchGrid, layers: &[usize], pixels: &[f64]) -> Result<Vec<Vec<f64>>>;
+
     /// Bytes that a weight matrix (n,k) takes on the device, with or without its reverse.
     fn matrix_bytes(&self, n: usize, k: usize, reverse: bool) -> usize;
 
@@ -151,8 +158,15 @@ pub struct CpuRunner<T: Number> {
     backend: Cpu<T>,
     vision: Option<CpuVision<T>>,
     saes: Vec<CpuSae<T>>,
-    /// The arena of the last job, and that job: passes of one kind follow each other.
-    memory: Option<(Job, CpuMemory<T>)>,
+    /// The arena of the last pass, and that pass: those of one kind follow each other.
+    memory: Option<(Pass, CpuMemory<T>)>,
+}
+
+/// What an arena was cut for.
+#[derive(PartialEq)]
+enum Pass {
+    Job(Box<Job>),
+    Streams { batch: usize, grid: PatchGrid, layers: Vec<usize> },
 }
 
 impl<T: Number> CpuRunner<T> {
@@ -177,13 +191,19 @@ struct Parts<'a, B: Backend> {
     texts: Texts<B::Vector>,
 }
 
+/// The trained positions for a grid.
+fn positions<B: Backend>(backend: &B, vision: &Vision<B::Matrix, B::Vector>, grid: PatchGrid) -> B::Vector {
+    let (side, width) = (vision.config.grid(), vision.tower().width);
+    backend.vector(interpolate_positions(&vision.positions, side, width, grid.rows, grid.cols).into_iter())
+}
+
 impl<'a, B: Backend> Parts<'a, B> {
     fn new(backend: &B, vision: &'a Vision<B::Matrix, B::Vector>, sae: Option<(&'a B::Sae, usize)>, job: &Job) -> Self {
         Parts {
             vision,
             sae: sae.map(|s| s.0),
             latents: sae.map_or(0, |s| s.1),
-            positions: positions_on(backend, vision, job.grid),
+            positions: positions(backend, vision, job.grid),
             texts: Texts {
                 embeddings: backend.vector(job.texts.iter().copied()),
                 count: job.texts.len() / vision.embed,
@@ -229,6 +249,10 @@ impl<'a, B: Backend> Parts<'a, B> {
     }
 }
 
+fn loaded<V>(vision: &Option<V>) -> Result<&V> {
+    vision.as_ref().ok_or_else(|| crate::Error::usage("no model is loaded"))
+}
+
 impl<T: Number> CpuRunner<T> {
     fn parts<'a>(
         backend: &Cpu<T>,
@@ -238,16 +262,6 @@ impl<T: Number> CpuRunner<T> {
     ) -> Result<Parts<'a, Cpu<T>>> {
         Ok(Parts::new(backend, loaded(vision)?, saes.first().map(|s| (s, s.latents)), job))
     }
-}
-
-fn loaded<V>(vision: &Option<V>) -> Result<&V> {
-    vision.as_ref().ok_or_else(|| crate::Error::usage("no model is loaded"))
-}
-
-/// Positions (T,D) on a grid.
-fn positions_on<B: Backend>(backend: &B, vision: &Vision<B::Matrix, B::Vector>, grid: PatchGrid) -> B::Vector {
-    let (side, width) = (vision.config.grid(), vision.tower().width);
-    backend.vector(interpolate_positions(&vision.positions, side, width, grid.rows, grid.cols).into_iter())
 }
 
 /// One image's stream (T,D) through an SAE.
@@ -300,7 +314,7 @@ impl<T: Number> Runner for CpuRunner<T> {
     fn embed_images(&mut self, job: &EmbedJob, values: &[f64]) -> Result<Embedded> {
         let (backend, vision) = (&self.backend, loaded(&self.vision)?);
         let EmbedJob { batch, grid, start, ref hooks } = *job;
-        let positions = positions_on(backend, vision, grid);
+        let positions = positions(backend, vision, grid);
         let plan = Plan::record(backend, false, |x, m| {
             embed_images(x, m, vision, &positions, batch, grid, start, hooks, values)
         })?;
@@ -322,7 +336,7 @@ impl<T: Number> Runner for CpuRunner<T> {
     fn run(&mut self, job: &Job, pixels: &[f64]) -> Result<JobOutput> {
         let parts = Self::parts(&self.backend, &self.vision, &self.saes, job)?;
         let mut memory = match self.memory.take() {
-            Some((last, memory)) if last == *job => memory,
+            Some((Pass::Job(last), memory)) if *last == *job => memory,
             _ => CpuMemory::new(parts.plan(&self.backend, job)?, job.watched),
         };
         memory.rewind();
@@ -330,8 +344,27 @@ impl<T: Number> Runner for CpuRunner<T> {
         let variants: Vec<&[Edit]> = job.variants.iter().map(Vec::as_slice).collect();
         let outputs = parts.model::<Cpu<T>>(job, &keys).run(&self.backend, &mut memory, pixels, &variants)?;
         let watched = memory.take_watched();
-        self.memory = Some((job.clone(), memory));
+        self.memory = Some((Pass::Job(Box::new(job.clone())), memory));
         Ok(JobOutput { variants: outputs, watched })
+    }
+
+    fn streams(&mut self, batch: usize, grid: PatchGrid, layers: &[usize], pixels: &[f64]) -> Result<Vec<Vec<f64>>> {
+        let (backend, vision) = (&self.backend, loaded(&self.vision)?);
+        let positions = positions(backend, vision, grid);
+        let pass = Pass::Streams { batch, grid, layers: layers.to_vec() };
+        let mut memory = match self.memory.take() {
+            Some((last, memory)) if last == pass => memory,
+            _ => {
+                let plan = Plan::record(backend, false, |x, m| {
+                    streams(x, m, vision, &positions, batch, grid, pixels, layers)
+                })?;
+                CpuMemory::new(plan, false)
+            }
+        };
+        memory.rewind();
+        let outputs = streams(backend, &mut memory, vision, &positions, batch, grid, pixels, layers)?;
+        self.memory = Some((pass, memory));
+        Ok(outputs)
     }
 
     fn matrix_bytes(&self, n: usize, k: usize, reverse: bool) -> usize {

@@ -1,8 +1,9 @@
 //! Pictures: files to RGB (`decode`), RGB to the model's pixels as Pillow and the CLIP image processors compute them
-//! (`resize`, `preprocess`), and heatmaps to pictures (`colormap`, `upsample`, `overlay`, `figure`).
+//! (`resize`, `preprocess`), and heatmaps to pictures (`colormap`, `upsample`, `overlay`, `figure`); curves in panels (`chart`).
 //!
 //! Nothing here knows a model: a heatmap is a slice of `(rows, cols)` values.
 
+mod chart;
 mod colormap;
 mod decode;
 mod figure;
@@ -15,6 +16,7 @@ mod text;
 mod tiff_colour;
 mod upsample;
 
+pub use chart::{Chart, ChartPanel, Curve};
 pub use colormap::Colormap;
 pub use decode::{DecodeOptions, Rgb8, decode, decode_bytes};
 pub use figure::{encode_png, render_overlay, side_by_side, write_png};

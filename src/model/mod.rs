@@ -13,6 +13,7 @@ mod positions;
 pub mod request;
 mod reverse;
 pub mod splice;
+pub mod streams;
 
 pub use method::{METHOD_NAMES, Method, NamedMethod, resolve_layer};
 pub use positions::interpolate_positions;

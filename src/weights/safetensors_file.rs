@@ -397,6 +397,8 @@ pub enum Data<'a> {
     F32(&'a [f32]),
     /// 64-bit floats.
     F64(&'a [f64]),
+    /// 16-bit floats.
+    F16(&'a [f16]),
     /// Unsigned 32-bit integers.
     U32(&'a [u32]),
     /// Signed 64-bit integers.
@@ -408,6 +410,7 @@ impl Data<'_> {
         match self {
             Data::F32(_) => (Dtype::F32, "F32"),
             Data::F64(_) => (Dtype::F64, "F64"),
+            Data::F16(_) => (Dtype::F16, "F16"),
             Data::U32(_) => (Dtype::U32, "U32"),
             Data::I64(_) => (Dtype::I64, "I64"),
         }
@@ -417,6 +420,7 @@ impl Data<'_> {
         match self {
             Data::F32(v) => cast_slice(v),
             Data::F64(v) => cast_slice(v),
+            Data::F16(v) => cast_slice(v),
             Data::U32(v) => cast_slice(v),
             Data::I64(v) => cast_slice(v),
         }
