@@ -314,9 +314,7 @@ fn streams_are_what_a_watched_pass_sees_whatever_else_is_asked_for() {
     };
     let images: Vec<Prepared> = values.chunks(values.len() / 2).map(image).collect();
     let images: Vec<&Prepared> = images.iter().collect();
-    let question = engine
-        .ask(&request(&[], Some(sae(1, &[], Tokens::All, Splice::Replace, Through::Exact))))
-        .unwrap();
+    let question = engine.ask(&request(&[], Some(sae(1, &[], Tokens::All, Splice::Replace, Through::Exact)))).unwrap();
     let hooks = engine.hook_streams(&images, &question).unwrap();
     let expected: Vec<f32> = hooks.iter().flat_map(|hook| hook.before.iter().map(|&v| v as f32)).collect();
     let alone = engine.streams(&images, &[1]).unwrap();
