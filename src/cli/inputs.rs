@@ -13,8 +13,6 @@ use walkdir::WalkDir;
 
 /// The picture that is explained when no other is named: a scene of things that the bundled model knows.
 pub const BUNDLED: Scene = SCENES[0];
-/// Its name in results.
-pub const BUNDLED_NAME: &str = "bundled:picnic";
 
 /// What a folder is searched for.
 const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
@@ -153,6 +151,6 @@ mod tests {
         // A file that is not there is found out when it is read.
         assert_eq!(names(&["gone.jpg"]), ["/gone.jpg"]);
         assert_eq!(names(&["out"]), ["/out/overlays/x.png"]);
-        assert_eq!(collect(&[], None), [Input { name: BUNDLED_NAME.into(), place: Place::Bundled(BUNDLED.png) }]);
+        assert_eq!(collect(&[], None), [Input { name: "bundled:picnic".into(), place: Place::Bundled(BUNDLED.png) }]);
     }
 }

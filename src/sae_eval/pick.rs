@@ -60,15 +60,16 @@ impl fmt::Display for Criterion {
 
 /// Which SAE is picked: among those that qualify the best by one criterion, of equals the first.
 ///
-/// An SAE qualifies whose latents live and whose splice leaves CLIP what it is. The latter is the contrastive loss
-/// recovered where images have captions, else the mean cosine of the image embedding with its own.
+/// An SAE qualifies whose latents live and whose splice leaves CLIP what it is: by the mean cosine of the image embedding
+/// with its own and, where images have captions, by the contrastive loss recovered. Neither alone would do: the loss of a
+/// few pairs is soon recovered, and a cosine does not tell which directions texts need.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rule {
     /// What decides.
     pub by: Criterion,
     /// The largest share of dead latents.
     pub most_dead: f64,
-    /// The least fidelity.
+    /// The least of either.
     pub least_fidelity: f64,
 }
 
@@ -92,16 +93,15 @@ impl Rule {
     }
 
     fn excludes(&self, report: &Report) -> Option<String> {
-        let (what, fidelity) = match &report.contrastive {
-            Some(contrastive) => ("loss recovered", contrastive.recovered),
-            None => ("embedding cosine", report.alignment.cosine),
-        };
         if report.firing.dead > self.most_dead {
             return Some(format!("dead share {:.4}", report.firing.dead));
         }
-        // Not `<`: what could not be measured does not qualify either.
-        let enough = fidelity >= self.least_fidelity;
-        (!enough).then(|| format!("{what} {fidelity:.4}"))
+        let recovered = report.contrastive.as_ref().map(|contrastive| ("loss recovered", contrastive.recovered));
+        let fidelities = [Some(("embedding cosine", report.alignment.cosine)), recovered];
+        // What could not be measured does not qualify either.
+        let is_low = |fidelity: f64| fidelity.is_nan() || fidelity < self.least_fidelity;
+        let low = fidelities.into_iter().flatten().find(|(_, fidelity)| is_low(*fidelity));
+        low.map(|(what, fidelity)| format!("{what} {fidelity:.4}"))
     }
 }
 
@@ -110,8 +110,8 @@ impl fmt::Display for Rule {
         let best = Criterion::ALL.iter().find(|(criterion, ..)| *criterion == self.by).map_or("", |(.., words)| words);
         write!(
             f,
-            "{best} among SAEs with a dead share of at most {} and a fidelity of at least {} (contrastive loss recovered \
-             where there are captions, else the embedding's cosine)",
+            "{best} among SAEs with a dead share of at most {} and a fidelity of at least {} (mean cosine of the image \
+             embedding with its own and, with captions, contrastive loss recovered)",
             self.most_dead, self.least_fidelity
         )
     }
@@ -164,10 +164,10 @@ mod tests {
     }
 
     #[test]
-    fn captions_decide_on_fidelity_and_nan_never_qualifies() {
+    fn captions_count_too_and_nan_never_qualifies() {
         let reports = [
             report(0.1, 0.0, 0.99, Some(0.5)),
-            report(0.2, 0.0, 0.5, Some(0.95)),
+            report(0.2, 0.0, 0.95, Some(0.95)),
             report(0.0, 0.0, 1.0, Some(f64::NAN)),
         ];
         let choice = rule("fvu").choose(&reports);

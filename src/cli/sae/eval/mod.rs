@@ -73,8 +73,8 @@ pub struct EvalArgs {
     /// An SAE with a larger share of dead latents does not qualify
     #[arg(long, default_value = "0.5", value_name = "SHARE", value_parser = share)]
     max_dead: f64,
-    /// An SAE with a lower fidelity does not qualify: contrastive loss recovered with captions, else the mean cosine of
-    /// the image embedding with its own
+    /// An SAE with a lower fidelity does not qualify: mean cosine of the image embedding with its own and, with captions,
+    /// contrastive loss recovered
     #[arg(long, default_value = "0.9", value_name = "SHARE", value_parser = share)]
     min_fidelity: f64,
     #[command(flatten)]

@@ -212,7 +212,7 @@ impl Results {
             "\n{} images. embedding: mean cosine of the image embedding with its own; frequency: latents by log10 of the \
              share of tokens, {} to 0.\n",
             self.images,
-            known(bin_edge(0))
+            bin_edge(0).to_string().replace('-', "−")
         );
         if let Some(zero_shot) = self.reports.first().and_then(|r| r.zero_shot.as_ref()) {
             out += &format!(
