@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn histograms_keep_small_bins_visible() {
-        assert_eq!(spark(&[0, 1, 500, 1000]), "·▁▄█");
+        assert_eq!(spark(&[0, 1, 501, 1000]), "·▁▅█");
         assert_eq!(spark(&[]), "");
         let mut histogram = vec![0; BINS];
         histogram[BINS - 2..].copy_from_slice(&[80, 1]);
