@@ -9,6 +9,7 @@ pub mod image;
 pub mod model;
 pub mod numerics;
 pub mod report;
+pub mod sae_eval;
 pub mod sae_train;
 pub mod text;
 pub mod weights;

@@ -13,8 +13,6 @@ use walkdir::WalkDir;
 
 /// The picture that is explained when no other is named: a scene of things that the bundled model knows.
 pub const BUNDLED: Scene = SCENES[0];
-/// Its name in results.
-pub const BUNDLED_NAME: &str = "bundled:picnic";
 
 /// What a folder is searched for.
 const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
@@ -31,8 +29,8 @@ pub struct Input {
 /// Where a picture's bytes are.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Place {
-    /// In the program.
-    Bundled,
+    /// In the program: these bytes.
+    Bundled(&'static [u8]),
     /// In a file.
     File(PathBuf),
     /// Nowhere, and why.
@@ -43,7 +41,7 @@ pub enum Place {
 /// no picture stays in the list as missing. Folders are searched through, but not `output`.
 pub fn collect(paths: &[PathBuf], output: Option<&Path>) -> Vec<Input> {
     if paths.is_empty() {
-        return vec![Input { name: BUNDLED_NAME.into(), place: Place::Bundled }];
+        return vec![bundled(&BUNDLED)];
     }
     let output = output.and_then(|path| path.canonicalize().ok());
     let mut seen = HashSet::new();
@@ -57,10 +55,15 @@ pub fn collect(paths: &[PathBuf], output: Option<&Path>) -> Vec<Input> {
 /// [`Error::Usage`] for a folder.
 pub fn one(path: Option<&Path>) -> Result<Input> {
     match path {
-        None => Ok(Input { name: BUNDLED_NAME.into(), place: Place::Bundled }),
+        None => Ok(bundled(&BUNDLED)),
         Some(path) if path.is_dir() => Err(Error::usage(format!("{}: a folder; give one picture", path.display()))),
         Some(path) => Ok(file(path.to_path_buf())),
     }
+}
+
+/// A bundled scene.
+pub fn bundled(scene: &Scene) -> Input {
+    Input { name: format!("bundled:{}", scene.name), place: Place::Bundled(scene.png) }
 }
 
 fn named_by(path: &Path, output: Option<&Path>) -> Vec<Input> {
@@ -148,6 +151,6 @@ mod tests {
         // A file that is not there is found out when it is read.
         assert_eq!(names(&["gone.jpg"]), ["/gone.jpg"]);
         assert_eq!(names(&["out"]), ["/out/overlays/x.png"]);
-        assert_eq!(collect(&[], None)[0].place, Place::Bundled);
+        assert_eq!(collect(&[], None), [Input { name: "bundled:picnic".into(), place: Place::Bundled(BUNDLED.png) }]);
     }
 }

@@ -16,7 +16,7 @@ use vitscope::{
     report::short_hash,
 };
 
-use super::inputs::{BUNDLED, Input, Place};
+use super::inputs::{Input, Place};
 
 /// Pictures that each thread may have ready before they are taken.
 const AHEAD: usize = 2;
@@ -106,7 +106,7 @@ pub fn read_one(input: &Input, preprocess: &Preprocess, decode: &DecodeOptions) 
 
 fn bytes(input: &Input) -> Result<Vec<u8>> {
     match &input.place {
-        Place::Bundled => Ok(BUNDLED.png.to_vec()),
+        Place::Bundled(png) => Ok(png.to_vec()),
         Place::File(path) => std::fs::read(path).map_err(|e| Error::io(path, e)),
         Place::Missing(reason) => Err(Error::image(&input.name, reason)),
     }
@@ -176,12 +176,13 @@ impl Iterator for Pictures {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::inputs::BUNDLED;
 
     #[test]
     fn pictures_come_in_the_order_of_their_inputs() {
         let input = |i: usize| match i {
             3 => Input { name: "gone".into(), place: Place::Missing("not there".into()) },
-            _ => Input { name: format!("{i}"), place: Place::Bundled },
+            _ => Input { name: format!("{i}"), place: Place::Bundled(BUNDLED.png) },
         };
         let reading = Reading {
             preprocess: Preprocess::clip(32),

@@ -2,6 +2,7 @@
 //! an [`Explanation`] is the answer for one image.
 
 mod bench;
+mod embed;
 mod explain;
 mod hook;
 mod latents;
@@ -13,6 +14,7 @@ mod texts;
 mod verify;
 
 pub use bench::{BenchPass, Timed};
+pub use embed::EmbeddedImages;
 pub use explain::{Explanation, MapValues, Pictured};
 pub use hook::HookStreams;
 pub use latents::{ImageLatents, LatentUse, TokenLatent, latent_uses};

@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use crate::{
     Result,
     backend::{
-        Backend, PatchGrid, Plan, ScoreKind,
+        Backend, Memory, PatchGrid, Plan, ScoreKind,
         cpu::{Cpu, CpuMemory, CpuSae, Number},
     },
     model::{
         Edit, Splice, Through,
         clip::{Text, Vision},
+        embed::{Embedded, Start, embed_images},
         head::Texts,
         interpolate_positions,
-        pass::{MapKey, Model, Objective, VariantOutput, embed_texts},
+        pass::{Latents, MapKey, Model, Objective, VariantOutput, embed_texts},
         splice::Splicing,
         streams::streams,
     },
@@ -74,6 +75,28 @@ pub struct JobOutput {
     pub watched: BTreeMap<String, Vec<f64>>,
 }
 
+/// A forward for the image embedding, without what it starts from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbedJob {
+    /// `B`.
+    pub batch: usize,
+    /// The patches.
+    pub grid: PatchGrid,
+    /// What it starts from.
+    pub start: Start,
+    /// The blocks after which the stream is read.
+    pub hooks: Vec<usize>,
+}
+
+/// A stream that went through an SAE.
+#[derive(Debug, Clone, Default)]
+pub struct Reconstructed {
+    /// Its code.
+    pub latents: Latents,
+    /// (T,D): the reconstruction where the SAE reads and writes, the stream itself elsewhere.
+    pub stream: Vec<f64>,
+}
+
 /// A device with a model on it.
 pub trait Runner: Send {
     /// Unnormalised embeddings (Q,E) of token ids (Q,context), each read at its `pooled` position.
@@ -88,8 +111,20 @@ pub trait Runner: Send {
     /// Those of the checkpoint.
     fn load_vision(&mut self, checkpoint: &ClipCheckpoint) -> Result<()>;
 
-    /// Puts an SAE on the device.
-    fn load_sae(&mut self, weights: &SaeWeights);
+    /// Puts SAEs on the device, in place of those that are there. Jobs splice the first.
+    fn load_saes(&mut self, weights: &[&SaeWeights]);
+
+    /// Embeds images.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn embed_images(&mut self, job: &EmbedJob, values: &[f64]) -> Result<Embedded>;
+
+    /// Puts the stream (T,D) of one image through SAE number `sae`; `mask` (T) tells the tokens in scope.
+    ///
+    /// # Errors
+    /// Those of the device; [`crate::Error::Usage`] for an SAE that is not loaded.
+    fn reconstruct(&mut self, sae: usize, stream: &[f64], mask: &[bool]) -> Result<Reconstructed>;
 
     /// Bytes of the arena that `job` needs.
     ///
@@ -122,7 +157,7 @@ type CpuVision<T> = Vision<<T as Number>::Matrix, Vec<T>>;
 pub struct CpuRunner<T: Number> {
     backend: Cpu<T>,
     vision: Option<CpuVision<T>>,
-    sae: Option<CpuSae<T>>,
+    saes: Vec<CpuSae<T>>,
     /// The arena of the last pass, and that pass: those of one kind follow each other.
     memory: Option<(Pass, CpuMemory<T>)>,
 }
@@ -137,7 +172,7 @@ enum Pass {
 impl<T: Number> CpuRunner<T> {
     /// Without a model.
     pub fn new() -> Self {
-        CpuRunner { backend: Cpu::new(), vision: None, sae: None, memory: None }
+        CpuRunner { backend: Cpu::new(), vision: None, saes: Vec::new(), memory: None }
     }
 }
 
@@ -222,11 +257,34 @@ impl<T: Number> CpuRunner<T> {
     fn parts<'a>(
         backend: &Cpu<T>,
         vision: &'a Option<CpuVision<T>>,
-        sae: &'a Option<CpuSae<T>>,
+        saes: &'a [CpuSae<T>],
         job: &Job,
     ) -> Result<Parts<'a, Cpu<T>>> {
-        Ok(Parts::new(backend, loaded(vision)?, sae.as_ref().map(|s| (s, s.latents)), job))
+        Ok(Parts::new(backend, loaded(vision)?, saes.first().map(|s| (s, s.latents)), job))
     }
+}
+
+/// One image's stream (T,D) through an SAE.
+fn reconstruct<T: Number, X: Backend<Sae = CpuSae<T>>>(
+    x: &X,
+    m: &mut X::Memory,
+    sae: &CpuSae<T>,
+    values: &[f64],
+    mask: &[bool],
+) -> Result<Reconstructed> {
+    let stream = m.tensor("stream", &[1, mask.len(), sae.width])?;
+    m.upload(stream, values)?;
+    let splicing = Splicing {
+        sae,
+        latents: sae.latents,
+        layer: 0,
+        splice: Splice::Replace,
+        through: Through::Exact,
+        mask: mask.to_vec(),
+    };
+    let tape = splicing.forward(x, m, stream, &[], 1, mask.len(), sae.width, "")?;
+    let latents = Latents::download::<X>(m, tape.code)?;
+    Ok(Reconstructed { latents, stream: m.download(tape.out)? })
 }
 
 impl<T: Number> Runner for CpuRunner<T> {
@@ -248,18 +306,35 @@ impl<T: Number> Runner for CpuRunner<T> {
         Ok(())
     }
 
-    fn load_sae(&mut self, weights: &SaeWeights) {
+    fn load_saes(&mut self, weights: &[&SaeWeights]) {
         self.memory = None;
-        self.sae = Some(self.backend.sae(weights));
+        self.saes = weights.iter().map(|weights| self.backend.sae(weights)).collect();
+    }
+
+    fn embed_images(&mut self, job: &EmbedJob, values: &[f64]) -> Result<Embedded> {
+        let (backend, vision) = (&self.backend, loaded(&self.vision)?);
+        let EmbedJob { batch, grid, start, ref hooks } = *job;
+        let positions = positions(backend, vision, grid);
+        let plan = Plan::record(backend, false, |x, m| {
+            embed_images(x, m, vision, &positions, batch, grid, start, hooks, values)
+        })?;
+        let mut memory = CpuMemory::new(plan, false);
+        embed_images(backend, &mut memory, vision, &positions, batch, grid, start, hooks, values)
+    }
+
+    fn reconstruct(&mut self, sae: usize, stream: &[f64], mask: &[bool]) -> Result<Reconstructed> {
+        let sae = self.saes.get(sae).ok_or_else(|| crate::Error::usage(format!("no SAE number {sae} is loaded")))?;
+        let plan = Plan::record(&self.backend, false, |x, m| reconstruct(x, m, sae, stream, mask))?;
+        reconstruct(&self.backend, &mut CpuMemory::new(plan, false), sae, stream, mask)
     }
 
     fn arena_bytes(&mut self, job: &Job) -> Result<usize> {
-        let parts = Self::parts(&self.backend, &self.vision, &self.sae, job)?;
+        let parts = Self::parts(&self.backend, &self.vision, &self.saes, job)?;
         Ok(parts.plan(&self.backend, job)?.bytes(size_of::<T>()))
     }
 
     fn run(&mut self, job: &Job, pixels: &[f64]) -> Result<JobOutput> {
-        let parts = Self::parts(&self.backend, &self.vision, &self.sae, job)?;
+        let parts = Self::parts(&self.backend, &self.vision, &self.saes, job)?;
         let mut memory = match self.memory.take() {
             Some((Pass::Job(last), memory)) if *last == *job => memory,
             _ => CpuMemory::new(parts.plan(&self.backend, job)?, job.watched),

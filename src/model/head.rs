@@ -31,6 +31,27 @@ pub struct Texts<V> {
     pub count: usize,
 }
 
+/// `x` (B,tokens,D) to unnormalised embeddings (B,E), after the statistics (B,2) of ln_post.
+pub fn embed<X: Backend>(
+    x: &X,
+    m: &mut X::Memory,
+    vision: &Vision<X::Matrix, X::Vector>,
+    stream: Tensor,
+    tokens: usize,
+    batch: usize,
+    scope: &str,
+) -> Result<(Tensor, Tensor)> {
+    let (d, e) = (vision.tower().width, vision.embed);
+    let cls = m.tensor("cls", &[batch, d])?;
+    let stats = m.tensor("ln_post.stats", &[batch, 2])?;
+    x.layer_norm(m, cls, stats, Rows { tensor: stream, stride: tokens * d }, &vision.ln_post, batch)?;
+    m.observe(&format!("{scope}cls"), cls)?;
+    let embed = m.tensor("embed", &[batch, e])?;
+    x.linear(m, embed, cls.rows(d), &vision.projection, Epilogue::None, batch)?;
+    m.observe(&format!("{scope}embed"), embed)?;
+    Ok((stats, embed))
+}
+
 /// `x` (B,tokens,D) to cosines.
 pub fn forward<X: Backend>(
     x: &X,
@@ -42,16 +63,9 @@ pub fn forward<X: Backend>(
     batch: usize,
     scope: &str,
 ) -> Result<HeadTape> {
-    let (d, e) = (vision.tower().width, vision.embed);
-    let cls = m.tensor("cls", &[batch, d])?;
-    let stats = m.tensor("ln_post.stats", &[batch, 2])?;
-    x.layer_norm(m, cls, stats, Rows { tensor: stream, stride: tokens * d }, &vision.ln_post, batch)?;
-    m.observe(&format!("{scope}cls"), cls)?;
-    let embed = m.tensor("embed", &[batch, e])?;
-    x.linear(m, embed, cls.rows(d), &vision.projection, Epilogue::None, batch)?;
-    m.observe(&format!("{scope}embed"), embed)?;
+    let (stats, embed) = self::embed(x, m, vision, stream, tokens, batch, scope)?;
     let cos = m.tensor("cos", &[batch, texts.count])?;
-    x.cosine(m, cos, embed, &texts.embeddings, batch, texts.count, e)?;
+    x.cosine(m, cos, embed, &texts.embeddings, batch, texts.count, vision.embed)?;
     m.observe(&format!("{scope}cos"), cos)?;
     Ok(HeadTape { x: stream, tokens, stats, embed, cos })
 }

@@ -3,6 +3,7 @@
 //! Everything is written once over [`crate::backend::Backend`].
 
 pub mod clip;
+pub mod embed;
 mod forward;
 pub mod head;
 pub mod method;

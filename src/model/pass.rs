@@ -15,7 +15,7 @@ use super::{
 pub use super::{head::embed_texts, methods::MapKey};
 use crate::{
     Error, Result,
-    backend::{AttentionShape, Backend, Memory, PatchGrid, ScoreKind, Tensor},
+    backend::{AttentionShape, Backend, Code, Memory, PatchGrid, ScoreKind, Tensor},
 };
 
 /// What is explained.
@@ -97,6 +97,30 @@ pub struct Latents {
     pub edited: Vec<f64>,
     /// (targets,B,tokens,C): gradient of the edited latents.
     pub dz: Vec<f64>,
+}
+
+impl Latents {
+    /// A code without gradients, from the device.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn download<X: Backend>(m: &mut X::Memory, code: Code) -> Result<Self> {
+        Ok(Latents {
+            slots: code.slots,
+            index: m.download_indices(code.index)?,
+            z: m.download(code.z)?,
+            edited: m.download(code.edited)?,
+            dz: Vec::new(),
+        })
+    }
+
+    /// The latents that fire at row `row`.
+    pub fn firing(&self, row: usize) -> impl Iterator<Item = u32> + '_ {
+        let index = &self.index[row * (self.slots + 1)..][..self.slots + 1];
+        let used = index[0] as usize;
+        let z = &self.z[row * self.slots..][..used];
+        index[1..][..used].iter().zip(z).filter(|(_, z)| **z != 0.0).map(|(&id, _)| id)
+    }
 }
 
 /// What a variant gave.
@@ -293,13 +317,7 @@ impl<'a, X: Backend> Model<'a, X> {
         attention_maps(x, m, self.keys, &forward.blocks, self.targets(), &mut out.maps)?;
         let needs = self.needs();
         if let (true, Some(splice)) = (self.latents, &forward.splice) {
-            out.latents = Some(Latents {
-                slots: splice.code.slots,
-                index: m.download_indices(splice.code.index)?,
-                z: m.download(splice.code.z)?,
-                edited: m.download(splice.code.edited)?,
-                dz: Vec::new(),
-            });
+            out.latents = Some(Latents::download::<X>(m, splice.code)?);
         }
         if needs.walk() {
             for targets in self.chunks(&needs) {

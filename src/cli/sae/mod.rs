@@ -4,8 +4,9 @@ mod harvest;
 mod recipe;
 mod train;
 
+mod eval;
+
 use std::{
-    collections::BTreeSet,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -14,9 +15,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 use vitscope::{
     Error,
-    engine::{HookStreams, ImageLatents},
+    engine::ImageLatents,
     image::Prepared,
     model::{Score, Splice, Through, Tokens},
+    sae_eval::{Firing, Reconstruction, ReconstructionReport},
     text::Template,
     weights::{Data, SaeWeights, write},
 };
@@ -37,6 +39,7 @@ pub enum SaeCommand {
     Convert(ConvertArgs),
     Apply(Box<ApplyArgs>),
     Train(Box<train::TrainArgs>),
+    Eval(Box<eval::EvalArgs>),
 }
 
 /// Say what an SAE is and, given images, how well it rebuilds the model's residual stream
@@ -100,6 +103,7 @@ pub fn run(command: &SaeCommand, console: &Console) -> anyhow::Result<ExitCode> 
         SaeCommand::Convert(args) => convert(args, console),
         SaeCommand::Apply(args) => apply(args, console),
         SaeCommand::Train(args) => train::run(args, console),
+        SaeCommand::Eval(args) => eval::run(args, console),
     }
 }
 
@@ -115,18 +119,27 @@ fn convert(args: &ConvertArgs, console: &Console) -> anyhow::Result<ExitCode> {
 }
 
 fn inspect(args: &OnImages, console: &Console) -> anyhow::Result<ExitCode> {
-    let mut rows = SaeWeights::load(&args.sae)?.describe();
+    let weights = SaeWeights::load(&args.sae)?;
+    let mut rows = weights.describe();
     let mut code = ExitCode::SUCCESS;
     if !args.images.is_empty() {
-        let mut fit = Fit::default();
+        let (mut fit, mut firing) = (Reconstruction::default(), Firing::new(weights.latents));
         let mut asked = args.ask(console)?;
         let failed = args.each(&inputs::collect(&args.images, None), &mut asked, console, |asked, _, prepared| {
             let streams = asked.engine.hook_streams(&[prepared], &asked.question)?;
             let latents = codes(asked, prepared)?;
-            streams.iter().zip(&latents).for_each(|(stream, latents)| fit.add(stream, latents));
+            for (stream, latents) in streams.iter().zip(&latents) {
+                let rows = stream.before.chunks(stream.width).zip(stream.after.chunks(stream.width));
+                let active = |t: usize| latents.tokens[t].iter().filter(|l| l.z != 0.0).map(|l| l.id);
+                let in_scope = || (0..stream.scope.len()).filter(|&t| stream.scope[t]);
+                for (t, (x, y)) in rows.enumerate().filter(|(t, _)| stream.scope[*t]) {
+                    fit.add(x, y, active(t).count(), t == 0);
+                }
+                firing.add(in_scope().map(active));
+            }
             Ok(())
         })?;
-        rows.extend(fit.rows());
+        rows.extend(fit_rows(&fit.report(), firing.report(0.0).fired));
         code = ExitCode::from(u8::from(failed > 0));
     }
     let path = args.sae.display().to_string();
@@ -200,56 +213,19 @@ fn codes(asked: &mut Asked, prepared: &Prepared) -> vitscope::Result<Vec<ImageLa
     explanations.into_iter().map(|e| e.result.latents.ok_or_else(missing)).collect()
 }
 
-/// How well reconstructions fit, over all tokens in scope.
-#[derive(Default)]
-struct Fit {
-    tokens: usize,
-    /// Active latents, over all tokens.
-    active: usize,
-    fired: BTreeSet<u32>,
-    /// (D): sum of the tokens.
-    sum: Vec<f64>,
-    /// Sum of squared norms: of tokens, of reconstructions, of differences.
-    squares: [f64; 3],
-    cosines: f64,
-}
-
-impl Fit {
-    fn add(&mut self, stream: &HookStreams, latents: &ImageLatents) {
-        let rows = stream.before.chunks(stream.width).zip(stream.after.chunks(stream.width));
-        let tokens = rows.zip(&stream.scope).zip(&latents.tokens).filter(|((_, scope), _)| **scope);
-        self.sum.resize(stream.width, 0.0);
-        for (((x, y), _), code) in tokens {
-            self.tokens += 1;
-            let active = || code.iter().filter(|latent| latent.z != 0.0);
-            self.active += active().count();
-            self.fired.extend(active().map(|latent| latent.id));
-            self.sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
-            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-            let (xx, yy, xy) = (dot(x, x), dot(y, y), dot(x, y));
-            let error: f64 = x.iter().zip(y).map(|(x, y)| (x - y).powi(2)).sum();
-            self.squares.iter_mut().zip([xx, yy, error]).for_each(|(sum, v)| *sum += v);
-            self.cosines += xy / (xx * yy).sqrt().max(f64::MIN_POSITIVE);
-        }
-    }
-
-    /// Names and values. FVU is the squared error over the squared distance from the mean token.
-    fn rows(&self) -> Vec<(String, String)> {
-        let n = self.tokens as f64;
-        let [xx, yy, error] = self.squares;
-        let centred = xx - self.sum.iter().map(|s| s * s).sum::<f64>() / n;
-        let rows = [
-            ("tokens", self.tokens.to_string()),
-            ("L0", format!("{:.2}", self.active as f64 / n)),
-            ("latents that fired", self.fired.len().to_string()),
-            ("FVU", number(error / centred)),
-            ("explained variance, centred", number(1.0 - error / centred)),
-            ("explained variance, uncentred", number(1.0 - error / xx)),
-            ("mean cosine to the stream", number(self.cosines / n)),
-            ("norm relative to the stream", number((yy / xx).sqrt())),
-        ];
-        rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-    }
+/// What [`Reconstruction`] and [`Firing`] say, as names and values.
+fn fit_rows(reconstruction: &ReconstructionReport, fired: usize) -> Vec<(String, String)> {
+    let rows = [
+        ("tokens", reconstruction.tokens.to_string()),
+        ("L0", format!("{:.2}", reconstruction.l0)),
+        ("latents that fired", fired.to_string()),
+        ("FVU", number(reconstruction.fvu)),
+        ("explained variance, centred", number(reconstruction.explained_variance)),
+        ("explained variance, uncentred", number(reconstruction.explained_variance_uncentred)),
+        ("mean cosine to the stream", number(reconstruction.cosine)),
+        ("norm relative to the stream", number(reconstruction.relative_norm)),
+    ];
+    rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// Codes as a compressed sparse matrix.
@@ -286,28 +262,5 @@ impl Codes {
             ("values", &[self.values.len()], Data::F32(&self.values)),
         ];
         write(path, &tensors, &[("images", &images), ("latents", &latents.to_string()), ("options", options)])
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use vitscope::engine::TokenLatent;
-
-    #[test]
-    fn a_perfect_reconstruction_explains_everything_and_the_mean_explains_nothing() {
-        let before = vec![1.0, 0.0, 0.0, 1.0, -1.0, 0.0];
-        let code = |ids: &[u32]| ids.iter().map(|&id| TokenLatent { id, z: 1.0, ..TokenLatent::default() }).collect();
-        let latents = ImageLatents { tokens: vec![code(&[1, 2]), code(&[2]), code(&[])] };
-        let rows = |after: Vec<f64>, scope: Vec<bool>| {
-            let mut fit = Fit::default();
-            fit.add(&HookStreams { width: 2, scope, before: before.clone(), after }, &latents);
-            fit.rows().into_iter().map(|(_, value)| value).collect::<Vec<_>>()
-        };
-        let perfect = rows(before.clone(), vec![true; 3]);
-        assert_eq!(perfect, ["3", "1.00", "2", "0.0000", "1.0000", "1.0000", "1.0000", "1.0000"]);
-        let mean = rows([0.0, 1.0 / 3.0].repeat(3), vec![true; 3]);
-        assert_eq!(mean[3], "1.0000");
-        assert_eq!(rows(before.clone(), vec![false, true, true])[0], "2");
     }
 }
