@@ -64,15 +64,6 @@ class Measurement:
         embeds = [self.clip.model.get_image_features(pixel_values=part).pooler_output for part in parts]
         return F.normalize(torch.cat(embeds), dim=-1)
 
-    def scenes(self, count, objects):
-        """Scenes with exactly this many objects."""
-        found = []
-        while len(found) < count:
-            scene = self.maker.scene(self.maker.draw_objects(objects))
-            if len(scene.objects) == objects:
-                found.append(scene)
-        return found
-
     def zero_shot(self, each=4):
         """Top-1 and top-5 over all concepts, on `each` scenes of every single one, for two ways of prompting."""
         scenes = [self.maker.scene([concept]) for concept in range(len(self.concepts)) for _ in range(each)]
@@ -149,7 +140,7 @@ class Measurement:
 
     def all(self):
         """Every figure."""
-        scenes = [scene for objects in (2, 3, 4) for scene in self.scenes(168 if objects < 4 else 164, objects)]
+        scenes = self.maker.crowd(500)
         return {
             "zero_shot": self.zero_shot(),
             "crowds": self.crowds(scenes),
