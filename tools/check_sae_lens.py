@@ -15,7 +15,6 @@ import argparse
 import datetime
 import json
 import platform
-import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from demo.program import Program
 from oracle.clip import DTYPES
 from oracle.sae import Sae
 from sae_training.activations import pictures, residual
@@ -37,24 +37,17 @@ TOLERANCE = {"f64": 1e-5, "f32": 1e-3}
 FLIPPED = {"f64": 0.0, "f32": 1e-3}
 
 
-def codes(binary, sae, model, images, dtype):
+def codes(program, sae, images, dtype):
     """Our codes of the images, dense: (tokens, S)."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "codes.safetensors"
-        run(binary, "sae", "apply", sae, *images, "--model", model, "--dtype", dtype, "--device", "cpu", "-o", file)
+        options = ("--model", program.model, "--dtype", dtype, "--device", "cpu")
+        program.run("sae", "apply", sae, *images, *options, "-o", file)
         stored = load_file(file)
     rows = np.repeat(np.arange(len(stored["indptr"]) - 1), np.diff(stored["indptr"]))
     out = np.zeros((len(stored["indptr"]) - 1, json.loads((sae / "cfg.json").read_text())["d_sae"]))
     out[rows, stored["indices"]] = stored["values"]
     return torch.from_numpy(out)
-
-
-def run(binary, *words):
-    """Runs the program and returns what it says on stdout."""
-    done = subprocess.run([str(word) for word in (binary, *words)], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(done.args)}: exit code {done.returncode}\n{done.stderr}")
-    return done.stdout
 
 
 def fvu(x, y):
@@ -66,20 +59,21 @@ def check(args, sae, model, images):
     """One folder: a row of the report."""
     from sae_lens import SAE
 
-    is_ = json.loads(run(args.binary, "sae", "inspect", sae, *images, "--model", model, "--json"))["is"]
-    layer = int(is_["hook"].rsplit("block ", 1)[1].rstrip(")"))
+    program = Program(args.binary, model)
+    said = json.loads(program.run("sae", "inspect", sae, *images, "--model", model, "--json"))["is"]
+    layer = int(said["hook"].rsplit("block ", 1)[1].rstrip(")"))
     x = torch.cat([part.flatten(0, 1) for part in residual(model, images, layer, DTYPES[args.dtype])])
     theirs = SAE.load_from_disk(sae, dtype={"f64": "float64", "f32": "float32"}[args.dtype])
     z = theirs.encode(x)
     y = theirs.decode(z).double()
     x, z = x.double(), z.double()
-    ours = codes(args.binary, sae, model, images, args.dtype)
+    ours = codes(program, sae, images, args.dtype)
     rebuilt = Sae(sae, torch.float64).decode(ours, x)
     same = ((ours != 0) == (z != 0)).all(1)
     row = {
         "sae": sae.name,
         "architecture": theirs.cfg.architecture(),
-        "activation": is_["activation"],
+        "activation": said["activation"],
         "class": type(theirs).__name__,
         "tokens": len(x),
         "l0": round(float((z != 0).sum(1).double().mean()), 3),
@@ -89,7 +83,7 @@ def check(args, sae, model, images):
         "reconstruction_largest": float(y.abs().max()),
         "reconstruction_difference": float((rebuilt - y)[same].abs().max()),
         "fvu_sae_lens": round(fvu(x, y), 4),
-        "fvu_vitscope": float(is_["FVU"]),
+        "fvu_vitscope": float(said["FVU"]),
     }
     tolerance = TOLERANCE[args.dtype]
     row["equal"] = bool(
@@ -105,7 +99,7 @@ def converted(binary, folder):
     """Every SAE of the tests, written anew by us: (folder, its model)."""
     for sae in sorted(FIXTURES.glob("sae_*")):
         out = folder / sae.name
-        run(binary, "sae", "convert", sae, "--to", "saelens", "-o", out)
+        Program(binary, None).run("sae", "convert", sae, "--to", "saelens", "-o", out)
         config = json.loads((out / "cfg.json").read_text())
         if "hook_name" not in config["metadata"]:
             # A sparsify folder that does not name its place: the fixtures' own name says the block.
@@ -134,12 +128,14 @@ def main():
         "date": datetime.date.today().isoformat(),
         "cpu": cpu(),
         "versions": {name: version(name) for name in ("sae-lens", "transformer-lens", "torch", "transformers")}
-        | {"python": platform.python_version(), "vitscope": run(args.binary, "--version").split()[1]},
+        | {"python": platform.python_version(), "vitscope": Program(args.binary, None).version()},
         "dtype": args.dtype,
         "pictures": len(images),
         "results": rows,
     }
-    print(f"{'SAE':28}{'sae-lens class':16}{'tokens':>7}{'L0':>7}{'other':>7}{'latents':>10}{'rebuilt':>10}{'':>4}equal")
+    print(
+        f"{'SAE':28}{'sae-lens class':16}{'tokens':>7}{'L0':>7}{'other':>7}{'latents':>10}{'rebuilt':>10}{'':>4}equal"
+    )
     for row in rows:
         print(
             "{sae:28}{class:16}{tokens:7}{l0:7.1f}{tokens_with_other_latents:7}"

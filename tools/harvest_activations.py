@@ -2,6 +2,8 @@
 """Residual activations of a folder of pictures, through transformers, as shards for sae_reference.py.
 
     python tools/harvest_activations.py --images scenes/train --layer -2 --out shards/train
+
+Rows are tokens, CLS first, picture after picture in the order of their names.
 """
 
 import argparse

@@ -48,6 +48,9 @@ def arguments():
     zero.add_argument("--scenes", type=int, default=10, help="of each pair")
     zero.add_argument("--selection", type=int, default=10, help="scenes of each pair to choose the latents on")
     zero.add_argument("--draws", type=int, default=3, help="of random latents for each pair")
+    zero.add_argument(
+        "--contrast", type=float, default=0, help="how much a contribution to B's score counts against a latent"
+    )
     zero.add_argument("--splice", default="keep-error", choices=("keep-error", "replace"))
     return parser.parse_args()
 
@@ -71,13 +74,16 @@ def run_zeroing(args, program, concepts, folder):
     selection = list(scenes("train", args.selection, args.seed))
     measured = list(scenes("held-out", args.scenes, args.seed))
     options = ["--sae", args.sae, "--splice", args.splice]
-    report = zeroing.measure(program, pairs, concepts, selection, measured, Sizes, options, args.draws, args.seed)
+    report = zeroing.measure(
+        program, pairs, concepts, selection, measured, Sizes, args.contrast, options, args.draws, args.seed
+    )
     config = json.loads((args.sae / "cfg.json").read_text())
     facts = {
         "sae": {key: config.get(key) for key in ("architecture", "d_sae", "k")}
         | {"hook_name": config.get("metadata", {}).get("hook_name")},
         "splice": args.splice,
         "method": zeroing.METHOD,
+        "contrast": args.contrast,
         "pairs_of_concepts": args.pairs,
         "scenes_each": args.scenes,
         "selection_scenes_each": args.selection,

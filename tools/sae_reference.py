@@ -3,7 +3,8 @@
 
     python tools/sae_reference.py --shards shards/train --test shards/test --algorithm topk --k 32 --out sae/topk
 
-Shards are safetensors files with a tensor `x` (tokens, width). The result is a SAELens folder; quality.json in it holds
+Shards are safetensors files with a tensor `x` (tokens, width), as harvest_activations.py writes them, or `vitscope sae
+train --cache` (then say --layer). The result is a SAELens folder; quality.json in it holds
 FVU and L0 on the test shards, the tokens a second and the recipe.
 """
 
@@ -27,6 +28,7 @@ def main():
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True, help="shards that are not trained on")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--layer", type=int, help="of shards that `vitscope sae train --cache` wrote")
     parser.add_argument("--hook", help="name of the hooked place for the file, such as blocks.3.hook_resid_post")
     parser.add_argument("--threads", type=int, default=2)
     for field in fields(Recipe):
@@ -40,9 +42,12 @@ def main():
     def report(step, loss):
         print(f"step {step}: loss {loss:.4f}", file=sys.stderr)
 
-    trainer, speed = train(recipe, read_shards(args.shards), report=report)
+    trainer, speed = train(recipe, read_shards(args.shards, args.layer), report=report)
     trainer.save(args.out, args.hook)
-    result = quality(args.out, read_shards(args.test)) | {"tokens_per_s": round(speed), "recipe": asdict(recipe)}
+    result = quality(args.out, read_shards(args.test, args.layer)) | {
+        "tokens_per_s": round(speed),
+        "recipe": asdict(recipe),
+    }
     (args.out / "quality.json").write_text(json.dumps(result, indent=1) + "\n")
     print("FVU {fvu:.4f}, L0 {l0:.1f}, never fired {never_fired:.1%}, {tokens_per_s} tokens/s".format(**result))
     return 0

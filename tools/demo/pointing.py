@@ -97,7 +97,7 @@ def table(report):
     lines.append("| chance | | {hit:.1%} | {centre:.1%} | {energy:.1%} | | |".format(**report["chance"]))
     lines += [
         "",
-        "Score: {present:.3f} for what is there, {absent:.3f} for what is not; the absent concept's score is below that "
-        "of every object of its scene in {absent_below_every_present:.1%} of the scenes.".format(**report["scores"]),
+        "Score: {present:.3f} for what is there, {absent:.3f} for what is not; the absent concept's is below that of "
+        "every object of its scene in {absent_below_every_present:.1%} of the scenes.".format(**report["scores"]),
     ]
     return "\n".join(lines)

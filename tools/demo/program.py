@@ -60,10 +60,9 @@ class Program:
                 maps.append(one)
             return maps
 
-    def features(self, image, text, *options):
-        """The latents that fire in an image: {latent: contribution to the text's score}."""
-        out = self.run(
-            "features", "--json", "--top", 10**6, "--model", self.model, "--text", text, *options, image
-        )  # fmt: skip
+    def features(self, image, texts, *options):
+        """The latents that fire in an image: {latent: contributions to the texts' scores}."""
+        words = [word for text in texts for word in ("--text", text)]
+        out = self.run("features", "--json", "--top", 10**6, "--model", self.model, *words, *options, image)
         entries = map(json.loads, out.splitlines())
-        return {entry["latent"]: entry["contribution"][text] for entry in entries}
+        return {entry["latent"]: np.array([entry["contribution"][text] for text in texts]) for entry in entries}

@@ -25,12 +25,13 @@ def scenes_of(maker, pair, count):
     return found
 
 
-def chosen_latents(program, images, prompt, options):
-    """The latents that contribute most to the prompt's score, summed over the images, and all others that fire."""
+def chosen_latents(program, images, prompts, contrast, options):
+    """The latents that contribute most to A's score, summed over the images, and all others that fire. With `contrast`,
+    what they contribute to B's score counts against them, times this number."""
     total = {}
     for image in images:
-        for latent, contribution in program.features(image, prompt, *options).items():
-            total[latent] = total.get(latent, 0.0) + contribution
+        for latent, contributions in program.features(image, prompts, *options).items():
+            total[latent] = total.get(latent, 0.0) + contributions[0] - contrast * abs(contributions[1])
     ranked = sorted(total, key=lambda latent: -total[latent])
     return ranked[:ZEROED], ranked[ZEROED:]
 
@@ -53,15 +54,18 @@ def effect(program, scenes, folder, prompts, latents, sizes, options):
     return rows
 
 
-def measure(program, pairs, concepts, selection, measured, sizes, options, draws, seed):
+def measure(program, pairs, concepts, selection, measured, sizes, contrast, options, draws, seed):
     """The report. `selection` and `measured` hold for each pair a folder and the list of its scenes."""
     rng = generator(seed, "random latents")
     done = []
     for (a, b), (chosen_in, chosen_scenes), (folder, scenes) in zip(pairs, selection, measured):
         prompts = [PROMPT.format(concepts[i].phrase) for i in (a, b)]
         images = [chosen_in / scene["file"] for scene in chosen_scenes]
-        latents, others = chosen_latents(program, images, prompts[0], options)
-        kinds = {"zeroed": [latents], "random": [rng.choice(others, ZEROED, replace=False).tolist() for _ in range(draws)]}
+        latents, others = chosen_latents(program, images, prompts, contrast, options)
+        kinds = {
+            "zeroed": [latents],
+            "random": [rng.choice(others, ZEROED, replace=False).tolist() for _ in range(draws)],
+        }
         rows = {
             kind: np.concatenate([effect(program, scenes, folder, prompts, ids, sizes, options) for ids in sets])
             for kind, sets in kinds.items()

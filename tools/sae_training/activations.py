@@ -49,9 +49,10 @@ def write_shards(folder, parts, tokens=131072):
     return total
 
 
-def read_shards(folder):
-    """All rows of all shards below a folder (n,D) in f32, in the order of the files' names."""
-    files = sorted(Path(folder).rglob("*.safetensors"))
+def read_shards(folder, layer=None):
+    """All rows of the shards in a folder (n,D) in f32, in the order of the files' names. Of a cache of `vitscope sae
+    train` those of one layer."""
+    files = sorted(Path(folder).glob("*.safetensors" if layer is None else f"layer{layer}-*.safetensors"))
     if not files:
         raise SystemExit(f"{folder}: no shards")
     return torch.cat([load_file(file)["x"].float() for file in files])
