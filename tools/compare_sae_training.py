@@ -9,10 +9,15 @@ same Python code on the activations of the test pictures. The two sides draw oth
 Tokens per second are those of the steps alone: without harvest, start and writing.
 """
 
+import os
+
+# Threads that wait must give way soon, or one other busy process makes PyTorch many times slower. Read by OpenMP when
+# torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
 import argparse
 import datetime
 import json
-import os
 import platform
 import shutil
 import statistics

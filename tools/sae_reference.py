@@ -8,6 +8,12 @@ train --cache` (then say --layer). The result is a SAELens folder; quality.json 
 FVU and L0 on the test shards, the tokens a second and the recipe.
 """
 
+import os
+
+# Threads that wait must give way soon, or one other busy process makes PyTorch many times slower. Read by OpenMP when
+# torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
 import argparse
 import json
 import sys
