@@ -15,6 +15,7 @@ import argparse
 import datetime
 import json
 import platform
+import re
 import sys
 import tempfile
 from importlib.metadata import version
@@ -61,7 +62,7 @@ def check(args, sae, model, images):
 
     program = Program(args.binary, model)
     said = json.loads(program.run("sae", "inspect", sae, *images, "--model", model, "--json"))["is"]
-    layer = int(said["hook"].rsplit("block ", 1)[1].rstrip(")"))
+    layer = int(re.search(r"block (\d+)", said["hook"])[1])
     x = torch.cat([part.flatten(0, 1) for part in residual(model, images, layer, DTYPES[args.dtype])])
     theirs = SAE.load_from_disk(sae, dtype={"f64": "float64", "f32": "float32"}[args.dtype])
     z = theirs.encode(x)

@@ -190,7 +190,8 @@ def summary(algorithm, runs):
 
 
 def print_table(report):
-    print("{cpu}, {threads} threads, {date}, load {load_before_after}".format(**report), *report["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    print("{cpu}, {threads} threads, {date}, load {load_before_after}".format(**report) + f", {versions}\n")
     print("| algorithm | L0 ours / torch | FVU ours / torch | tokens/s ours / torch | ratio |")
     print("| --- | --- | --- | --- | --- |")
     for row in report["summary"]:
