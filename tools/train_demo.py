@@ -30,19 +30,17 @@ from demo import backgrounds, captions, card, export, showcase, sprites, tokeniz
 from demo import concepts as concept_list
 from demo.measurement import Measurement
 from demo.model import Sizes
-from demo.scenes import SceneMaker
+from demo.splits import FONT, generator, maker
 from demo.training import Batches, Recipe, Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
-FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 # The least that a model must reach: zero-shot top-1 over all concepts, and the pointing game of Grad-ECLIP.
 FLOORS = {"top1": 0.90, "hit": 0.92}
-BACKGROUND_SIDE = 144
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--font", type=Path, default=Path(FONT), help="Noto Color Emoji with bitmaps (CBDT)")
+    parser.add_argument("--font", type=Path, default=FONT, help="Noto Color Emoji with bitmaps (CBDT)")
     parser.add_argument("--work", type=Path, required=True, help="folder of the unfinished run")
     parser.add_argument("--out", type=Path, default=ROOT / "src/demo", help="folder to write the demo to")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
@@ -53,11 +51,6 @@ def arguments():
     parser.add_argument("--shared-machine", action="store_true", help="let the card say that other work slowed the run")
     parser.add_argument("--force", action="store_true", help="write the model even if it is below the floors")
     return parser.parse_args()
-
-
-def generator(seed, purpose):
-    """An independent random generator for each purpose."""
-    return np.random.default_rng([seed, *purpose.encode()])
 
 
 def learn_tokenizer(concepts, rng):
@@ -100,20 +93,13 @@ def main():
     sizes = Sizes(vocabulary=vocabulary.get_vocab_size())
     recipe = replace(Recipe(), steps=args.steps, seed=args.seed)
 
-    def maker(purpose, sprite_count, background_count, photos, photo_share):
-        """Scenes whose sprites and backgrounds no other purpose sees."""
-        drawn = sprites.bank(args.font, concepts, sizes.image, sprite_count, generator(args.seed, purpose + " sprites"))
-        rng = generator(args.seed, purpose + " backgrounds")
-        behind = backgrounds.bank(background_count, BACKGROUND_SIDE, photos, photo_share, rng)
-        return SceneMaker(drawn, behind, sizes.image, generator(args.seed, purpose + " scenes"))
-
-    batches = Batches(recipe, maker("training", 48, 2500, backgrounds.TRAINING, 0.5), concepts, vocabulary, sizes)
+    batches = Batches(recipe, maker("train", args.font, concepts, sizes.image, args.seed), concepts, vocabulary, sizes)
     trainer = Trainer(recipe, sizes, batches, args.device)
     train(trainer, args.work, args.save_every)
 
     made = args.work / "model"
     export.write(made, trainer.average, vocabulary)
-    held_out = maker("held-out", 12, 400, backgrounds.HELD_OUT, 0.6)
+    held_out = maker("held-out", args.font, concepts, sizes.image, args.seed)
     pixels = torch.from_numpy(np.stack([held_out.scene(held_out.draw_objects(2)).pixels for _ in range(8)]))
     prompts = [captions.single(held_out.rng, concept.phrase) for concept in concepts]
     difference = export.check(made, trainer.average, batches.texts, pixels, prompts)

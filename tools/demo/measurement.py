@@ -40,6 +40,24 @@ def inside(grid, cell, box, margin):
     return (rows[:, None] & columns).flatten()
 
 
+def judged(heat, box, side, patch):
+    """Of a map (cells) over a picture of `side` pixels: whether the cell with the maximum touches the box, whether its
+    centre lies in it, and the positive heat inside and in all.
+
+    On the pixel grid the margin of the first is that of a patch too, so that all methods play by one rule.
+    """
+    grid = round(len(heat) ** 0.5)
+    touching, strict = (inside(grid, side / grid, box, margin) for margin in (patch / 2, 0))
+    peak, heat = heat.argmax(), heat.clamp(min=0)
+    return bool(touching[peak]), bool(strict[peak]), float(heat[strict].sum()), float(heat.sum())
+
+
+def chance(box, side, patch):
+    """What a random patch would get: hit, centre and energy."""
+    areas = (inside(side // patch, patch, box, margin) for margin in (patch / 2, 0, 0))
+    return tuple(float(area.float().mean()) for area in areas)
+
+
 class Measurement:
     """A model folder and held-out scenes."""
 
@@ -63,15 +81,6 @@ class Measurement:
         parts = [normalised(scenes[i : i + 64]) for i in range(0, len(scenes), 64)]
         embeds = [self.clip.model.get_image_features(pixel_values=part).pooler_output for part in parts]
         return F.normalize(torch.cat(embeds), dim=-1)
-
-    def scenes(self, count, objects):
-        """Scenes with exactly this many objects."""
-        found = []
-        while len(found) < count:
-            scene = self.maker.scene(self.maker.draw_objects(objects))
-            if len(scene.objects) == objects:
-                found.append(scene)
-        return found
 
     def zero_shot(self, each=4):
         """Top-1 and top-5 over all concepts, on `each` scenes of every single one, for two ways of prompting."""
@@ -136,20 +145,15 @@ class Measurement:
             maps = {method: heatmap(method, job, trace)[0].detach() for method in METHODS}
             for i, box in enumerate(scene.boxes):
                 for method, values in maps.items():
-                    side = round(values.shape[1] ** 0.5)
-                    # On the pixel grid the margin is that of a patch too, so that all methods play by one rule.
-                    touching, strict = (inside(side, self.side / side, box, margin) for margin in (self.patch / 2, 0))
-                    heat, peak = values[i].clamp(min=0), values[i].argmax()
-                    energy = float(heat[strict].sum() / heat.sum().clamp(min=1e-12))
-                    rows.setdefault(method, []).append((bool(touching[peak]), bool(strict[peak]), energy))
-                areas = (inside(self.side // self.patch, self.patch, box, margin) for margin in (self.patch / 2, 0, 0))
-                rows.setdefault("chance", []).append(tuple(float(area.float().mean()) for area in areas))
+                    hit, centre, heat, total = judged(values[i], box, self.side, self.patch)
+                    rows.setdefault(method, []).append((hit, centre, heat / max(total, 1e-12)))
+                rows.setdefault("chance", []).append(chance(box, self.side, self.patch))
         table = {m: dict(zip(("hit", "centre", "energy"), np.mean(r, 0).tolist())) for m, r in rows.items()}
         return {"scenes": len(scenes), "objects": len(rows["chance"]), "methods": table}
 
     def all(self):
         """Every figure."""
-        scenes = [scene for objects in (2, 3, 4) for scene in self.scenes(168 if objects < 4 else 164, objects)]
+        scenes = self.maker.crowd(500)
         return {
             "zero_shot": self.zero_shot(),
             "crowds": self.crowds(scenes),

@@ -65,6 +65,20 @@ class SceneMaker:
             scene.boxes.append(box)
         return scene
 
+    def exactly(self, count, objects):
+        """`count` scenes with exactly this many objects."""
+        found = []
+        while len(found) < count:
+            scene = self.scene(self.draw_objects(objects))
+            if len(scene.objects) == objects:
+                found.append(scene)
+        return found
+
+    def crowd(self, count):
+        """`count` scenes of 2, 3 and 4 objects, as many of each, less of 4 where it does not go even."""
+        each = -(-count // 12) * 4
+        return self.exactly(each, 2) + self.exactly(each, 3) + self.exactly(count - 2 * each, 4)
+
     def place(self, concept, boxes):
         """The best of twelve random places among `boxes`: its largest overlap, the sprite and its box."""
         best = None

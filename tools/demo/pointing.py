@@ -1,0 +1,103 @@
+"""Where the maps of present things lie, and how those of absent things look beside them, by `vitscope heatmap`."""
+
+import numpy as np
+
+from .measurement import PROMPT, chance, judged
+from .splits import generator
+
+METHODS = (
+    "grad-eclip",
+    "grad-eclip:heads=single",
+    "attention",
+    "rollout",
+    "chefer",
+    "legrad",
+    "grad-cam",
+    "gradient",
+    "gradient-x-input",
+    "integrated-gradients",
+    "smoothgrad",
+)
+# They go through the model dozens of times.
+SLOW = ("integrated-gradients", "smoothgrad")
+
+
+def measure(program, scenes, folder, concepts, sizes, slow_every, seed):
+    """The report: every method's figures over `scenes`, which lie in `folder` as listed.
+
+    Each scene is asked for its own objects, and for one concept that is not in it.
+    """
+    rng = generator(seed, "absent concepts")
+    rows, absent, chances, scores = {}, {}, [], {"present": [], "absent": []}
+    for number, scene in enumerate(scenes):
+        named = {entry["concept"]: entry for entry in scene["objects"]}
+        others = [concept for concept in concepts if concept.name not in named]
+        missing = PROMPT.format(others[rng.integers(len(others))].phrase)
+        prompts = [entry["prompt"] for entry in scene["objects"]]
+        # Slow methods take some from the whole range, since the scenes come by number of objects.
+        methods = [method for method in METHODS if method not in SLOW or number % slow_every == 0]
+        options = [word for method in methods for word in ("--method", method)]
+        maps = program.heatmap([folder / scene["file"]], [*prompts, missing], *options)
+        # The program spells out all options of a method, but keeps the order.
+        by_text = {text: [one for one in maps if one.text == text] for text in (*prompts, missing)}
+        for found in by_text.values():
+            if [one.method.split(":")[0] for one in found] != [method.split(":")[0] for method in methods]:
+                raise ValueError(f"asked for {methods}, got {[one.method for one in found]}")
+        boxes = [entry["box"] for entry in scene["objects"]]
+        chances += [chance(box, sizes.image, sizes.patch) for box in boxes]
+        for prompt in prompts:
+            scores["present"].append(by_text[prompt][0].score)
+        scores["absent"].append((by_text[missing][0].score, min(by_text[prompt][0].score for prompt in prompts)))
+        for i, method in enumerate(methods):
+            peaks = []
+            for prompt, box in zip(prompts, boxes):
+                heat = by_text[prompt][i].heat
+                hit, centre, inside, total = judged(heat, box, sizes.image, sizes.patch)
+                rows.setdefault(method, []).append((hit, centre, inside / max(total, 1e-12)))
+                peaks.append(float(heat.max()))
+            absent.setdefault(method, []).append((float(by_text[missing][i].heat.max()), min(peaks), np.mean(peaks)))
+
+    def line(method):
+        hit, centre, energy = np.mean(rows[method], 0)
+        highest, lowest_present, mean_present = np.array(absent[method]).T
+        return {
+            "scenes": len(absent[method]),
+            "objects": len(rows[method]),
+            "hit": float(hit),
+            "centre": float(centre),
+            "energy": float(energy),
+            "absent_below_every_present": float((highest < lowest_present).mean()),
+            "absent_peak": float(np.median(highest / np.maximum(mean_present, 1e-12))),
+        }
+
+    hit, centre, energy = np.mean(chances, 0)
+    nothing, lowest = np.array(scores["absent"]).T
+    return {
+        "methods": {method: line(method) for method in METHODS},
+        "chance": {"hit": float(hit), "centre": float(centre), "energy": float(energy)},
+        "scores": {
+            "present": float(np.mean(scores["present"])),
+            "absent": float(nothing.mean()),
+            "absent_below_every_present": float((nothing < lowest).mean()),
+        },
+    }
+
+
+def table(report):
+    """The report in Markdown."""
+    lines = [
+        "| method | objects | pointing game | strict | energy in box | absent below present | absent peak |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for method, row in report["methods"].items():
+        lines.append(
+            "| {} | {objects} | {hit:.1%} | {centre:.1%} | {energy:.1%} | {absent_below_every_present:.1%} "
+            "| {absent_peak:.2f} |".format(method, **row)
+        )
+    lines.append("| chance | | {hit:.1%} | {centre:.1%} | {energy:.1%} | | |".format(**report["chance"]))
+    lines += [
+        "",
+        "Score: {present:.3f} for what is there, {absent:.3f} for what is not; the absent concept's is below that of "
+        "every object of its scene in {absent_below_every_present:.1%} of the scenes.".format(**report["scores"]),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""SAE training in plain PyTorch, and what its comparisons share."""
