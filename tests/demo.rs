@@ -5,9 +5,9 @@
 use serde_json::Value;
 use vitscope::{
     demo,
-    engine::{Engine, Options, Request},
+    engine::{Engine, Options, Request, SaeRequest, latent_uses},
     image::{DecodeOptions, decode_bytes},
-    model::Score,
+    model::{Edit, Score, Splice, Through, Tokens},
     text::Template,
     weights::Source,
 };
@@ -112,4 +112,48 @@ fn texts_are_read_as_the_card_says() {
             assert!(cosine < 0.99, "{} and {}: {cosine}", names[i], names[j]);
         }
     }
+}
+
+/// What the zeroing of latents is for: one thing goes, its neighbour stays.
+#[test]
+fn without_the_latents_of_a_cat_the_cat_is_gone_and_the_pizza_is_not() {
+    let mut engine = engine();
+    let scene = &demo::SCENES[0];
+    assert_eq!(scene.prompts[..2], ["a photo of a cat", "a photo of a pizza"]);
+    let picture = decode_bytes(scene.name, scene.png, &DecodeOptions::default()).unwrap();
+    let prepared = engine.preprocess.apply(&picture).unwrap();
+    let mut explain = |edits: Vec<Edit>, latents: bool| {
+        let sae = SaeRequest {
+            weights: demo::sae("demo").unwrap(),
+            layer: None,
+            tokens: Tokens::All,
+            edits,
+            splice: Splice::KeepError,
+            through: Through::Exact,
+        };
+        let asked = Request { sae: Some(sae), latents, ..request(&scene.prompts[..2]) };
+        let question = engine.ask(&asked).unwrap();
+        engine.explain(&[&prepared], &question).unwrap().remove(0)
+    };
+    let before = explain(Vec::new(), true).result;
+    let mut uses = latent_uses(before.latents.as_ref().unwrap(), 2);
+    uses.sort_by(|a, b| b.contribution[0].total_cmp(&a.contribution[0]));
+    let ids: Vec<String> = uses[..5].iter().map(|latent| latent.id.to_string()).collect();
+    let after = explain(vec![format!("zero:{}", ids.join(",")).parse().unwrap()], false).result;
+    let heat = |map: &vitscope::engine::MapValues| map.values.iter().map(|v| v.max(0.0)).sum::<f32>();
+    let (cat, pizza) = (0, 1);
+    println!("cat {} to {}, pizza {} to {}", before.scores[cat], after.scores[cat], before.scores[pizza], after.scores[pizza]);
+    assert!(after.scores[cat] < 0.75 * before.scores[cat]);
+    assert!(after.scores[pizza] > 0.9 * before.scores[pizza]);
+    assert!(heat(&after.maps[cat]) < 0.7 * heat(&before.maps[cat]));
+    assert!(heat(&after.maps[pizza]) > 0.8 * heat(&before.maps[pizza]));
+}
+
+#[test]
+fn the_saes_fit_the_model() {
+    for (name, layer) in [("demo", 4), ("demo:layer4", 4), ("demo:layer3", 3)] {
+        let sae = demo::sae(name).unwrap();
+        assert_eq!(sae.fit(128, 5, None).unwrap().layer, layer);
+    }
+    assert_eq!(demo::sae("demo:layer0").unwrap_err().exit_code(), 2);
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use vitscope::weights::{ClipCheckpoint, SaeWeights, TensorFile, inspect, tensor_names};
+use vitscope::weights::{ClipCheckpoint, SaeWeights, Stored, TensorFile, inspect, tensor_names};
 use weights_support::*;
 
 /// The largest single allocation so far: a damaged size must not become one.
@@ -202,8 +202,8 @@ proptest! {
         if let Ok(sae) = SaeWeights::load(dir.path()) {
             sae.validate().unwrap();
             let _ = sae.describe();
-            let _ = sae.save_sparsify(&dir.path().join("s"));
-            let _ = sae.save_sae_lens(&dir.path().join("l"));
+            let _ = sae.save_sparsify(&dir.path().join("s"), Stored::F32);
+            let _ = sae.save_sae_lens(&dir.path().join("l"), Stored::F32);
         }
         prop_assert!(LARGEST.load(Ordering::Relaxed) < ALLOWED);
     }

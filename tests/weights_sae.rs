@@ -5,7 +5,7 @@ mod weights_support;
 
 use serde_json::{Value, json};
 use std::path::Path;
-use vitscope::weights::{Data, Hook, InputNorm, SaeActivation, SaeWeights, TokenScopeHint, inspect, write};
+use vitscope::weights::{Data, Hook, InputNorm, SaeActivation, SaeWeights, Stored, TokenScopeHint, inspect, write};
 use weights_support::*;
 
 const D: usize = 6;
@@ -140,7 +140,7 @@ fn sae_lens_round_trips_are_exact_without_folding() {
                     sae.input_bias = None;
                 }
                 let dir = tempfile::tempdir().unwrap();
-                sae.save_sae_lens(dir.path()).unwrap();
+                sae.save_sae_lens(dir.path(), Stored::F32).unwrap();
                 let back = SaeWeights::load(dir.path()).unwrap();
                 assert_eq!((&back.encoder, &back.decoder, &back.norm), (&sae.encoder, &sae.decoder, &sae.norm));
                 assert_eq!(back.input_bias, sae.input_bias);
@@ -163,7 +163,7 @@ fn sparsify_round_trips_are_exact_without_folding() {
         let mut sae = canonical(activation);
         sae.hook = Some(Hook { layer: Some(7), name: "layers.7".into(), tokens: Some(TokenScopeHint::Cls) });
         let dir = tempfile::tempdir().unwrap();
-        sae.save_sparsify(&dir.path().join("anything")).unwrap();
+        sae.save_sparsify(&dir.path().join("anything"), Stored::F32).unwrap();
         let back = SaeWeights::load(&dir.path().join("anything")).unwrap();
         assert_eq!(SaeWeights { format: "test", path: "test".into(), ..back.clone() }, sae);
         assert_same(&sae, &back, 0.0);
@@ -191,13 +191,13 @@ fn folding_keeps_what_is_computed() {
                 ..canonical(activation.clone())
             };
             let dir = tempfile::tempdir().unwrap();
-            sae.save_sae_lens(dir.path()).unwrap();
+            sae.save_sae_lens(dir.path(), Stored::F32).unwrap();
             let back = SaeWeights::load(dir.path()).unwrap();
             assert_same(&sae, &back, 2e-6);
             // TopK has a word for rescaling, the others fold it.
             assert_eq!(back.rescale_by_decoder_norm, rescale && topk);
             let per_token = matches!(sae.norm, InputNorm::LayerNorm { .. });
-            match sae.save_sparsify(&dir.path().join("sparsify")) {
+            match sae.save_sparsify(&dir.path().join("sparsify"), Stored::F32) {
                 Ok(()) => {
                     assert!(topk && !per_token);
                     assert_same(&sae, &SaeWeights::load(&dir.path().join("sparsify")).unwrap(), 2e-6);
@@ -211,7 +211,7 @@ fn folding_keeps_what_is_computed() {
     }
     for activation in [SaeActivation::TopK { k: 2, relu: false }, SaeActivation::GroupMax { k: 4 }] {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(canonical(activation).save_sae_lens(dir.path()).unwrap_err().exit_code(), 2);
+        assert_eq!(canonical(activation).save_sae_lens(dir.path(), Stored::F32).unwrap_err().exit_code(), 2);
     }
 }
 
@@ -479,7 +479,7 @@ fn inspect_describes_an_sae() {
     let dir = tempfile::tempdir().unwrap();
     let mut sae = canonical(SaeActivation::TopK { k: 3, relu: true });
     sae.decoder[..D].fill(0.0);
-    sae.save_sparsify(dir.path()).unwrap();
+    sae.save_sparsify(dir.path(), Stored::F32).unwrap();
     let rows = inspect(dir.path()).unwrap();
     for (key, value) in
         [("family", "sparsify"), ("width", "6"), ("activation", "top 3, then ReLU"), ("latents with a zero row", "1")]
@@ -491,4 +491,26 @@ fn inspect_describes_an_sae() {
     save(&plain, &[tensor("a", &[2, 3])]);
     let rows = inspect(&plain).unwrap();
     assert!(rows.contains(&("a".into(), "F32 [2, 3]".into())), "{rows:?}");
+}
+
+#[test]
+fn stored_in_16_bits_an_sae_is_half_as_large_and_rounded() {
+    let sae = canonical(SaeActivation::TopK { k: 2, relu: true });
+    let dir = tempfile::tempdir().unwrap();
+    let size = |folder: &Path| std::fs::metadata(folder.join("sae_weights.safetensors")).unwrap().len();
+    let (whole, half) = (dir.path().join("whole"), dir.path().join("half"));
+    sae.save_sae_lens(&whole, Stored::F32).unwrap();
+    sae.save_sae_lens(&half, Stored::F16).unwrap();
+    let values = 2 * sae.encoder.len() + sae.latents + sae.width;
+    assert_eq!((size(&whole) - size(&half)) as usize, 2 * values);
+    let back = SaeWeights::load(&half).unwrap();
+    for (a, b) in sae.encoder.iter().zip(&back.encoder) {
+        assert_eq!(half::f16::from_f32(*a).to_f32(), *b);
+    }
+    let config: Value = serde_json::from_slice(&std::fs::read(half.join("cfg.json")).unwrap()).unwrap();
+    assert_eq!(config["dtype"], "float16");
+
+    let large = SaeWeights { decoder_bias: vec![1e6; sae.width], ..sae };
+    let error = large.save_sae_lens(&dir.path().join("large"), Stored::F16).unwrap_err();
+    assert!(error.to_string().contains("b_dec"), "{error}");
 }

@@ -19,7 +19,7 @@ use vitscope::{
 use super::{
     args::{ModelArgs, PreprocessArgs, SaeArgs, TextArgs},
     console::{Console, number, signed, table},
-    inputs,
+    inputs::{self, BUNDLED},
     latents::{SortBy, ranked},
     pictures::{Ready, read_one},
     setup,
@@ -28,7 +28,8 @@ use super::{
 /// List the latents that fire in an image, by activation and by contribution to a text's score
 ///
 /// The contribution is activation times gradient, summed over the tokens: to first order what the score loses when the
-/// latent is set to zero. Without a text only activations are listed.
+/// latent is set to zero. Without a text only activations are listed. Without anything it tells what the bundled
+/// picture's things are made of.
 #[derive(Args)]
 pub struct FeaturesArgs {
     /// The picture [default: a bundled scene]
@@ -57,7 +58,10 @@ pub struct FeaturesArgs {
 
 /// Prints the latents, and writes their maps.
 pub fn run(args: &FeaturesArgs, console: &Console) -> anyhow::Result<ExitCode> {
-    let texts = setup::texts(&args.texts)?;
+    let mut texts = setup::texts(&args.texts)?;
+    if args.image.is_none() && texts.is_empty() && !matches!(args.score, Score::Latent(_)) && args.sort.is_none() {
+        texts = BUNDLED.prompts.iter().map(|&text| text.to_owned()).collect();
+    }
     let attributed = !texts.is_empty() || matches!(args.score, Score::Latent(_));
     let sort = match (args.sort, attributed) {
         (Some(SortBy::Contribution), false) => {
@@ -67,7 +71,7 @@ pub fn run(args: &FeaturesArgs, console: &Console) -> anyhow::Result<ExitCode> {
         (None, true) => SortBy::Contribution,
         (None, false) => SortBy::Activation,
     };
-    let sae = setup::needed_sae(&args.sae, Vec::new(), console)?;
+    let sae = setup::needed_sae(&args.model, &args.sae, Vec::new(), console)?;
     let mut asked = setup::ask(
         setup::open(&args.model, console)?,
         setup::latents_request(sae, texts, &args.texts.template, args.score, args.model.seed),

@@ -1,9 +1,11 @@
 //! From arguments to an engine and a checked question: the same for every command that computes.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Context;
 use serde_json::{Value, json};
 use vitscope::{
-    Error,
+    Error, demo,
     engine::{Engine, Options, Question, Request, SaeRequest},
     image::{CropRule, DecodeOptions, PassOrder, Preprocess},
     model::{Edit, Score},
@@ -77,13 +79,24 @@ pub fn texts(args: &TextArgs) -> anyhow::Result<Vec<String>> {
     Ok(texts)
 }
 
+/// The SAE of a file or folder, or a bundled one.
+///
+/// # Errors
+/// Those of [`SaeWeights::load`]; [`Error::Usage`] for a bundled one that does not exist.
+pub fn load_sae(path: &Path) -> vitscope::Result<SaeWeights> {
+    match path.to_str() {
+        Some(name) if name == demo::LABEL || name.starts_with("demo:") => demo::sae(name),
+        _ => SaeWeights::load(path),
+    }
+}
+
 /// Loads the SAE, and says what the user should know about it.
 ///
 /// # Errors
 /// Those of [`SaeWeights::load`].
 pub fn sae(args: &SaeArgs, edits: Vec<Edit>, console: &Console) -> anyhow::Result<Option<SaeRequest>> {
     let Some(path) = &args.sae else { return Ok(None) };
-    let weights = SaeWeights::load(path)?;
+    let weights = load_sae(path)?;
     weights.notes.iter().for_each(|note| console.warn(&format!("{}: {note}", path.display())));
     Ok(Some(SaeRequest {
         weights,
@@ -95,12 +108,19 @@ pub fn sae(args: &SaeArgs, edits: Vec<Edit>, console: &Console) -> anyhow::Resul
     }))
 }
 
-/// The same for commands that cannot do without.
+/// The same for commands that cannot do without. The bundled model brings its own.
 ///
 /// # Errors
 /// [`Error::Usage`] without `--sae`.
-pub fn needed_sae(args: &SaeArgs, edits: Vec<Edit>, console: &Console) -> anyhow::Result<SaeRequest> {
-    Ok(sae(args, edits, console)?.ok_or_else(|| Error::usage("no SAE: give --sae FILE or DIR"))?)
+pub fn needed_sae(
+    model: &ModelArgs,
+    args: &SaeArgs,
+    edits: Vec<Edit>,
+    console: &Console,
+) -> anyhow::Result<SaeRequest> {
+    let bundled = (model.model == demo::LABEL).then(|| PathBuf::from(demo::LABEL));
+    let args = SaeArgs { sae: args.sae.clone().or(bundled), ..args.clone() };
+    Ok(sae(&args, edits, console)?.ok_or_else(|| Error::usage("no SAE: give --sae FILE or DIR"))?)
 }
 
 /// A request for the latents alone. Without texts the score is a latent's, so that the pass ends at the hook.

@@ -134,7 +134,7 @@ impl Change {
 pub fn run(args: &SweepArgs, console: &Console) -> anyhow::Result<ExitCode> {
     let fixed = fixed_edits(args)?;
     // All edits at once are checked against the SAE; each is then asked for alone.
-    let sae = setup::needed_sae(&args.sae, fixed.iter().flatten().flatten().cloned().collect(), console)?;
+    let sae = setup::needed_sae(&args.model, &args.sae, fixed.iter().flatten().flatten().cloned().collect(), console)?;
     let request = Request {
         texts: setup::texts(&args.texts)?,
         template: args.texts.template.clone(),

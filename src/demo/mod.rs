@@ -4,7 +4,11 @@
 
 use serde_json::Value;
 
-use crate::{Error, Result, text::Tokenizer, weights::ClipCheckpoint};
+use crate::{
+    Error, Result,
+    text::Tokenizer,
+    weights::{ClipCheckpoint, SaeWeights},
+};
 
 /// What the model is called where a path would stand.
 pub const LABEL: &str = "demo";
@@ -58,6 +62,39 @@ pub fn checkpoint() -> Result<ClipCheckpoint> {
     let preprocess = json("preprocessor_config.json", include_bytes!("preprocessor_config.json"))?;
     let weights: &[u8] = include_bytes!("model.safetensors");
     ClipCheckpoint::from_bytes(LABEL, &config, Some(preprocess), weights)
+}
+
+/// An SAE of the model, trained by vitscope.
+struct DemoSae {
+    name: &'static str,
+    config: &'static [u8],
+    weights: &'static [u8],
+}
+
+/// The first is what `demo` alone means.
+const SAES: &[DemoSae] = &[
+    DemoSae {
+        name: "demo:layer4",
+        config: include_bytes!("layer4/cfg.json"),
+        weights: include_bytes!("layer4/sae_weights.safetensors"),
+    },
+    DemoSae {
+        name: "demo:layer3",
+        config: include_bytes!("layer3/cfg.json"),
+        weights: include_bytes!("layer3/sae_weights.safetensors"),
+    },
+];
+
+/// A bundled SAE: `demo`, `demo:layer4` or `demo:layer3`.
+///
+/// # Errors
+/// [`Error::Usage`] for another name.
+pub fn sae(name: &str) -> Result<SaeWeights> {
+    let wanted = SAES.iter().find(|sae| name == LABEL || sae.name == name).ok_or_else(|| {
+        let names: Vec<&str> = SAES.iter().map(|sae| sae.name).collect();
+        Error::usage(format!("no bundled SAE `{name}`: there are {}", names.join(", ")))
+    })?;
+    SaeWeights::from_bytes(wanted.name, &json("cfg.json", wanted.config)?, wanted.weights)
 }
 
 /// Its tokenizer.

@@ -14,7 +14,7 @@ use crate::{
     files::write_file,
     image::{Chart, ChartPanel, Curve, write_png},
     report::read_lines,
-    weights::{Hook, SaeWeights, TokenScopeHint},
+    weights::{Hook, SaeWeights, Stored, TokenScopeHint},
 };
 
 const RECORD: &str = "train.json";
@@ -79,7 +79,7 @@ pub(super) fn write(spec: &RunSpec, sae: &SaeSpec, trainer: &Trainer, seen: Seen
     let layer = spec.layers.get(sae.layer).copied().unwrap_or_default();
     let hook = Hook { layer: Some(layer), name: format!("blocks.{layer}.hook_resid_post"), tokens: Some(spec.tokens) };
     let weights = SaeWeights { hook: Some(hook), ..trainer.weights() };
-    weights.save_sae_lens(&folder)?;
+    weights.save_sae_lens(&folder, Stored::F32)?;
 
     let lines: Vec<Value> = read_lines(&folder.join(LOG))?.into_iter().map(|(_, line)| line).collect();
     let chart = chart(&lines);

@@ -25,6 +25,6 @@ pub use hub::{Hub, Progress};
 pub use inspect::inspect;
 pub use names::{parameters, tensor_names};
 pub use random::{PRESETS, preset};
-pub use sae::{Fit, Hook, InputNorm, SaeActivation, SaeWeights, TokenScopeHint};
+pub use sae::{Fit, Hook, InputNorm, SaeActivation, SaeWeights, Stored, TokenScopeHint};
 pub use safetensors_file::{Data, Dtype, TensorFile, write};
 pub use source::Source;

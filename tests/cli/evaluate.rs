@@ -6,7 +6,7 @@ use serde_json::Value;
 use vitscope::{
     demo,
     engine::{Engine, Options},
-    weights::{Hook, InputNorm, SaeActivation, SaeWeights, Source},
+    weights::{Hook, InputNorm, SaeActivation, SaeWeights, Source, Stored},
 };
 
 use super::{fixture, json_lines, lines, stderr, stdout, vitscope};
@@ -34,7 +34,7 @@ fn write_sae(folder: &Path, name: &str, rows: usize, layer: usize) {
         notes: Vec::new(),
         path: name.into(),
     };
-    sae.save_sae_lens(&folder.join(name)).unwrap();
+    sae.save_sae_lens(&folder.join(name), Stored::F32).unwrap();
 }
 
 #[test]

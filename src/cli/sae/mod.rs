@@ -20,7 +20,7 @@ use vitscope::{
     model::{Score, Splice, Through, Tokens},
     sae_eval::{Firing, Reconstruction, ReconstructionReport},
     text::Template,
-    weights::{Data, SaeWeights, write},
+    weights::{Data, Stored, write},
 };
 
 use super::{
@@ -69,6 +69,9 @@ pub struct ConvertArgs {
     /// The format to write
     #[arg(long, value_enum)]
     to: Format,
+    /// The numbers' type: f32, or f16 (half the size, rounded)
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: StoredDtype,
     /// The folder to write; for sparsify its name says the hook, such as layers.22
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
@@ -81,6 +84,15 @@ enum Format {
     Saelens,
     /// cfg.json and sae.safetensors.
     Sparsify,
+}
+
+/// The type of stored numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum StoredDtype {
+    /// As they are.
+    F32,
+    /// Rounded to 16 bits.
+    F16,
 }
 
 /// Write the sparse codes of images to a safetensors file
@@ -108,18 +120,22 @@ pub fn run(command: &SaeCommand, console: &Console) -> anyhow::Result<ExitCode> 
 }
 
 fn convert(args: &ConvertArgs, console: &Console) -> anyhow::Result<ExitCode> {
-    let weights = SaeWeights::load(&args.sae)?;
+    let weights = setup::load_sae(&args.sae)?;
     weights.notes.iter().for_each(|note| console.warn(&format!("{}: {note}", args.sae.display())));
+    let stored = match args.dtype {
+        StoredDtype::F32 => Stored::F32,
+        StoredDtype::F16 => Stored::F16,
+    };
     match args.to {
-        Format::Saelens => weights.save_sae_lens(&args.output)?,
-        Format::Sparsify => weights.save_sparsify(&args.output)?,
+        Format::Saelens => weights.save_sae_lens(&args.output, stored)?,
+        Format::Sparsify => weights.save_sparsify(&args.output, stored)?,
     }
     console.say(&format!("written: {}", args.output.display()));
     Ok(ExitCode::SUCCESS)
 }
 
 fn inspect(args: &OnImages, console: &Console) -> anyhow::Result<ExitCode> {
-    let weights = SaeWeights::load(&args.sae)?;
+    let weights = setup::load_sae(&args.sae)?;
     let mut rows = weights.describe();
     let mut code = ExitCode::SUCCESS;
     if !args.images.is_empty() {
@@ -176,7 +192,7 @@ impl OnImages {
             splice: Splice::Replace,
             through: Through::Exact,
         };
-        let sae = setup::needed_sae(&sae, Vec::new(), console)?;
+        let sae = setup::needed_sae(&self.model, &sae, Vec::new(), console)?;
         let request = setup::latents_request(sae, Vec::new(), &Template::default(), Score::Latent(0), self.model.seed);
         setup::ask(setup::open(&self.model, console)?, request, console)
     }

@@ -13,6 +13,8 @@ mod sae_lens;
 mod sparsify;
 mod write;
 
+pub use write::Stored;
+
 use super::safetensors_file::{TensorFile, read_json};
 use crate::error::{Error, Result};
 use serde_json::Value;

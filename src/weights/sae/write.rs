@@ -6,16 +6,38 @@ use super::super::safetensors_file::{Data, write};
 use super::{Hook, InputNorm, SaeActivation, SaeWeights, TokenScopeHint};
 use crate::error::{Error, Result};
 use crate::files::write_file;
+use half::f16;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use std::path::Path;
+
+/// How the numbers of an SAE are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stored {
+    /// In 32 bits, as they are.
+    #[default]
+    F32,
+    /// In 16 bits, rounded: half the size.
+    F16,
+}
+
+impl Stored {
+    /// What torch calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Stored::F32 => "float32",
+            Stored::F16 => "float16",
+        }
+    }
+}
 
 impl SaeWeights {
     /// Writes `cfg.json` and `sae_weights.safetensors` into `folder`, which is created: the form of SAELens 6.
     ///
     /// # Errors
-    /// [`Error::Usage`] if SAELens has no such SAE (signed TopK, groups); [`Error::Io`].
-    pub fn save_sae_lens(&self, folder: &Path) -> Result<()> {
+    /// [`Error::Usage`] if SAELens has no such SAE (signed TopK, groups), or a number is too large for 16 bits;
+    /// [`Error::Io`].
+    pub fn save_sae_lens(&self, folder: &Path, stored: Stored) -> Result<()> {
         self.validate()?;
         let (architecture, k) = match &self.activation {
             SaeActivation::Relu => ("standard", None),
@@ -85,7 +107,7 @@ impl SaeWeights {
         config.insert("architecture".into(), json!(architecture));
         config.insert("d_in".into(), json!(d));
         config.insert("d_sae".into(), json!(s));
-        config.insert("dtype".into(), json!("float32"));
+        config.insert("dtype".into(), json!(stored.name()));
         config.insert("device".into(), json!("cpu"));
         config.insert("apply_b_dec_to_input".into(), json!(subtract));
         config.insert("normalize_activations".into(), json!(normalize));
@@ -95,16 +117,16 @@ impl SaeWeights {
             config.insert("rescale_acts_by_decoder_norm".into(), json!(sae.rescale_by_decoder_norm));
         }
         config.insert("metadata".into(), Value::Object(metadata));
-        save(folder, "sae_weights.safetensors", &tensors, config)
+        save(folder, "sae_weights.safetensors", &tensors, config, stored)
     }
 
     /// Writes `cfg.json` and `sae.safetensors` into `folder`, which is created: the form of sparsify. There the
     /// folder's name is the hookpoint; the configuration says it too.
     ///
     /// # Errors
-    /// [`Error::Usage`] if sparsify has no such SAE (anything but TopK with ReLU and groups, per-token input norms);
-    /// [`Error::Io`].
-    pub fn save_sparsify(&self, folder: &Path) -> Result<()> {
+    /// [`Error::Usage`] if sparsify has no such SAE (anything but TopK with ReLU and groups, per-token input norms), or
+    /// a number is too large for 16 bits; [`Error::Io`].
+    pub fn save_sparsify(&self, folder: &Path, stored: Stored) -> Result<()> {
         self.validate()?;
         let (activation, k) = match &self.activation {
             SaeActivation::TopK { k, relu: true } => ("topk", *k),
@@ -140,7 +162,7 @@ impl SaeWeights {
             config.insert("hookpoint".into(), json!(hook.name));
             config.extend(scope(hook));
         }
-        save(folder, "sae.safetensors", &tensors, config)
+        save(folder, "sae.safetensors", &tensors, config, stored)
     }
 
     /// Brings `(x - mean) / scale` into the weights. With `W_e / s` and `p' = mean + s p` the encoder reads `x` itself;
@@ -238,9 +260,32 @@ fn save(
     weights: &str,
     tensors: &[(&str, &[usize], Data<'_>)],
     config: Map<String, Value>,
+    stored: Stored,
 ) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    write(&folder.join(weights), tensors, &[("format", "pt")])?;
+    let path = folder.join(weights);
+    match stored {
+        Stored::F32 => write(&path, tensors, &[("format", "pt")])?,
+        Stored::F16 => {
+            let halves = tensors.iter().map(|(name, _, data)| halves(name, *data)).collect::<Result<Vec<_>>>()?;
+            let tensors: Vec<_> = tensors
+                .iter()
+                .zip(&halves)
+                .map(|(&(name, shape, data), half)| (name, shape, half.as_deref().map_or(data, Data::F16)))
+                .collect();
+            write(&path, &tensors, &[("format", "pt")])?;
+        }
+    }
     let text = format!("{:#}\n", Value::Object(config));
     write_file(&folder.join("cfg.json"), text.as_bytes())
+}
+
+/// Floats rounded to 16 bits; nothing for other numbers.
+fn halves(name: &str, data: Data<'_>) -> Result<Option<Vec<f16>>> {
+    let Data::F32(values) = data else { return Ok(None) };
+    let halves: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
+    match values.iter().zip(&halves).find(|(v, half)| v.is_finite() && !half.is_finite()) {
+        Some((v, _)) => Err(Error::usage(format!("{name}: {v} is too large for 16 bits"))),
+        None => Ok(Some(halves)),
+    }
 }

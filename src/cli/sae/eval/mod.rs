@@ -13,7 +13,6 @@ use vitscope::{
     image::Preprocess,
     model::{Tokens, resolve_layer},
     sae_eval::{Candidate, Criterion, Evaluator, Example, Probes, Rule},
-    weights::SaeWeights,
 };
 
 use self::{
@@ -128,7 +127,7 @@ impl EvalArgs {
         let layer = self.layer.map(|layer| resolve_layer(layer, engine.layers(), "--layer")).transpose()?;
         let mut candidates = Vec::new();
         for path in &self.saes {
-            let weights = SaeWeights::load(path)?;
+            let weights = setup::load_sae(path)?;
             weights.notes.iter().for_each(|note| console.warn(&format!("{}: {note}", path.display())));
             let (candidate, warning) = Candidate::new(weights, engine, layer, self.tokens.clone())?;
             warning.iter().for_each(|warning| console.warn(warning));
