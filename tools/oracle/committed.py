@@ -82,6 +82,11 @@ def cases():
     plain = ("embed", "text_embed", "cos", "score", "d.x0", "map.*")
     yield Case("a_plain", texts=4, keep=plain, request=dict(methods=_TOKEN_METHODS, score="logit"))
     yield Case("b_plain", model="tiny_b", texts=1, keep=plain, request=dict(methods=_TOKEN_METHODS))
+    yield Case(
+        "c_gelu_tanh", model="tiny_c", deep=True,
+        keep=("x0", "block.*.u", "block.*.x", "*embed", "cos", "score", "d.block.*.u", "d.x0", "map.*"),
+        request=dict(methods=_TOKEN_METHODS + ["gradient"]),
+    )  # fmt: skip
     yield Case("a_pixels", texts=1, keep=("score", "d.pixels", "map.*"), request=dict(methods=_PIXEL_METHODS))
     for kind in (
         "relu",
