@@ -32,7 +32,7 @@ use vitscope::{
 const TOLERANCE: f64 = 1e-6;
 /// Of 4-point central differences along a direction of length 1. Small, so that no latent starts or stops firing.
 const STEP: f64 = 2e-5;
-const DIRECTIONS: usize = 3;
+const DIRECTIONS: usize = 2;
 const SPLICES: [Splice; 2] = [Splice::Replace, Splice::KeepError];
 const THROUGHS: [Through; 3] = [Through::Exact, Through::Detached, Through::Straight];
 
