@@ -82,6 +82,11 @@ def cases():
     plain = ("embed", "text_embed", "cos", "score", "d.x0", "map.*")
     yield Case("a_plain", texts=4, keep=plain, request=dict(methods=_TOKEN_METHODS, score="logit"))
     yield Case("b_plain", model="tiny_b", texts=1, keep=plain, request=dict(methods=_TOKEN_METHODS))
+    yield Case(
+        "c_gelu_tanh", model="tiny_c", deep=True,
+        keep=("x0", "block.*.u", "block.*.x", "*embed", "cos", "score", "d.block.*.u", "d.x0", "map.*"),
+        request=dict(methods=_TOKEN_METHODS + ["gradient"]),
+    )  # fmt: skip
     yield Case("a_pixels", texts=1, keep=("score", "d.pixels", "map.*"), request=dict(methods=_PIXEL_METHODS))
     for kind in (
         "relu",
@@ -223,15 +228,20 @@ def _prepare(out, case):
     if case.sae:
         bare = Request(texts=texts, sae=case.sae, layer=case.layer, tokens=request.tokens, score="latent:0")
         z = Job(bare, out / case.model, out / case.sae, ids, torch.float64).forward(pixels).sae["z"]
-        total, count = z.sum((0, 1)), (z != 0).sum((0, 1))  # (S,)
-        loud = total.argsort(descending=True, stable=True).tolist()
-        some = [i for i in reversed(loud) if count[i] > 0]
-        never = [i for i in range(len(count)) if count[i] == 0]
-        names = {f"p{i}": loud[i] for i in range(4)} | {f"s{i}": some[i] for i in range(2)}
-        names |= {f"n{i}": n for i, n in enumerate(never[:2])}
+        names = places(z)
         request.edits = [e.format(**names) for e in request.edits]
         request.score = request.score.format(**names)
     return request, pixels, ids
+
+
+def places(z):
+    """Names of latents by how they fire in z (B,T,S), as a `Case` has them."""
+    total, count = z.sum((0, 1)), (z != 0).sum((0, 1))  # (S,)
+    loud = total.argsort(descending=True, stable=True).tolist()
+    some = [i for i in reversed(loud) if count[i] > 0]
+    never = [i for i in range(len(count)) if count[i] == 0]
+    names = {f"p{i}": loud[i] for i in range(4)} | {f"s{i}": some[i] for i in range(2)}
+    return names | {f"n{i}": n for i, n in enumerate(never[:2])}
 
 
 def _margin(out, case):

@@ -79,6 +79,21 @@ MODELS = {
         embed=20,
         dtype=torch.bfloat16,
     ),
+    # tanh gelu in both towers, head sizes 12 and 10, a narrow MLP.
+    "tiny_c": Model(
+        "tiny_c",
+        seed=13,
+        vision=dict(
+            hidden_size=36, num_attention_heads=3, num_hidden_layers=2, intermediate_size=90,
+            patch_size=6, image_size=24, hidden_act="gelu_pytorch_tanh",
+        ),
+        text=dict(
+            hidden_size=20, num_attention_heads=2, num_hidden_layers=1, intermediate_size=50,
+            eos_token_id=1, bos_token_id=0, pad_token_id=1, hidden_act="gelu_pytorch_tanh",
+        ),
+        embed=16,
+        dtype=torch.bfloat16,
+    ),
 }  # fmt: skip
 
 
