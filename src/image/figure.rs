@@ -35,8 +35,8 @@ pub fn render_overlay(picture: &Rgb8, map: &[f32], rows: usize, cols: usize, opt
     figure(&[Panel { title: None, picture: overlay, bar }], options.caption.as_deref())
 }
 
-/// Three panels: the map before, the map after, both on one scale, and after minus before in signed colours around
-/// zero. `options.colormap` and `options.scale` are those of the first two.
+/// Three panels, each with a title and its own `fade`: the map before, the map after, both on one scale, and after
+/// minus before in signed colours around zero. `options.colormap` and `options.scale` are those of the first two.
 ///
 /// # Errors
 /// [`Error::Usage`], as [`blend`], and when the two maps differ in size.
@@ -46,7 +46,7 @@ pub fn side_by_side(
     after: &[f32],
     rows: usize,
     cols: usize,
-    titles: [&str; 3],
+    panels: [(&str, f32); 3],
     options: &OverlayOptions,
 ) -> Result<Rgb8> {
     if before.len() != after.len() {
@@ -61,14 +61,14 @@ pub fn side_by_side(
         (after, options.colormap, shared, true),
         (difference.as_slice(), Colormap::RdBu, signed, true),
     ];
-    let mut panels = Vec::with_capacity(3);
-    for ((map, colormap, scale, with_bar), title) in plan.into_iter().zip(titles) {
-        let options = OverlayOptions { colormap, scale: Some(scale), ..options.clone() };
+    let mut drawn = Vec::with_capacity(3);
+    for ((map, colormap, scale, with_bar), (title, fade)) in plan.into_iter().zip(panels) {
+        let options = OverlayOptions { colormap, fade, scale: Some(scale), ..options.clone() };
         let overlay = blend(&picture, map, rows, cols, &options)?;
         let bar = (with_bar && options.colorbar).then_some((colormap, scale));
-        panels.push(Panel { title: Some(title), picture: overlay, bar });
+        drawn.push(Panel { title: Some(title), picture: overlay, bar });
     }
-    figure(&panels, options.caption.as_deref())
+    figure(&drawn, options.caption.as_deref())
 }
 
 /// The bytes of a PNG file.
@@ -282,7 +282,7 @@ mod tests {
     fn before_and_after_share_a_scale_and_an_unchanged_map_shows_no_difference() {
         let picture = shades(128, 128);
         let (before, after) = ([0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 9.0]);
-        let titles = ["before", "after", "difference"];
+        let titles = [("before", 1.0), ("after", 1.0), ("difference", 1.0)];
         let options = OverlayOptions::default();
         let three = side_by_side(&picture, &before, &after, 2, 2, titles, &options).unwrap();
         assert!(three.width > 3 * 128);
