@@ -165,10 +165,10 @@ pub struct DrawArgs {
     /// own: each map its own colour scale; shared: one for all texts of an image and method
     #[arg(long, value_enum, default_value = "shared")]
     pub scale: ScaleRule,
-    /// score: the heat's opacity is the score divided by the best score among the maps on the same colour scale, so
-    /// that a text that fits less is drawn fainter (below zero: not at all; the best one, and a map alone on its scale:
-    /// in full, however low its score; with softmax nearly all but the best go); none: all in full. Raw maps stay as
-    /// they are
+    /// score: heat is drawn with an opacity of the score over the best score on the same colour scale (0 below zero),
+    /// so that a text that fits less looks fainter. A map alone on its scale is drawn in full, however low its score,
+    /// and so are all where no score is above zero. logit fades as cosine does; softmax leaves little but the best.
+    /// none: all in full. Raw maps stay as they are
     #[arg(long, value_enum, default_value = "score")]
     pub fade: FadeRule,
     /// Percent of the largest values that may leave the colour scale [default: 1 for maps of pixels, 0 for maps of

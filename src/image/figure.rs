@@ -120,7 +120,9 @@ fn legible(picture: &Rgb8, options: &OverlayOptions) -> (Rgb8, OverlayOptions) {
 /// Panels in a row, all of the first one's height, and the caption below.
 fn figure(panels: &[Panel], caption: Option<&str>) -> Result<Rgb8> {
     let height = panels.iter().map(|p| p.picture.height).max().unwrap_or(0);
-    let pen = Pen::new((height as f32 / 19.0).clamp(14.0, 34.0))?;
+    // A narrow panel needs smaller letters, or its title would end before its number.
+    let narrowest = panels.iter().map(|p| p.picture.width).min().unwrap_or(0);
+    let pen = Pen::new((height as f32 / 19.0).min(narrowest as f32 / 17.0).clamp(14.0, 34.0))?;
     let line = pen.line_height();
     let (margin, gap) = (line / 2, line / 2);
 
@@ -290,6 +292,17 @@ mod tests {
         assert_ne!(three, same);
         assert!(side_by_side(&picture, &before, &[0.0], 2, 2, titles, &options).is_err());
         assert!(side_by_side(&picture, &before, &[f32::NAN; 4], 2, 2, titles, &options).is_err());
+    }
+
+    #[test]
+    fn the_title_of_a_narrow_panel_holds_its_score() {
+        let picture = shades(112, 1000);
+        let titled = |score: &str| {
+            let title = format!("before  {score} (heat at 23 %)");
+            let panels = [(title.as_str(), 1.0), ("after", 1.0), ("difference", 1.0)];
+            side_by_side(&picture, &[0.0, 1.0], &[0.0, 1.0], 1, 2, panels, &OverlayOptions::default()).unwrap()
+        };
+        assert_ne!(titled("−0.4661"), titled("−0.4664"), "the last digit is there");
     }
 
     #[test]
