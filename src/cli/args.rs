@@ -165,6 +165,12 @@ pub struct DrawArgs {
     /// own: each map its own colour scale; shared: one for all texts of an image and method
     #[arg(long, value_enum, default_value = "shared")]
     pub scale: ScaleRule,
+    /// score: heat is drawn with an opacity of the score over the best score on the same colour scale (0 below zero),
+    /// so that a text that fits less looks fainter. A map alone on its scale is drawn in full, however low its score,
+    /// and so are all where no score is above zero. logit fades as cosine does; softmax leaves little but the best.
+    /// none: all in full. Raw maps stay as they are
+    #[arg(long, value_enum, default_value = "score")]
+    pub fade: FadeRule,
     /// Percent of the largest values that may leave the colour scale [default: 1 for maps of pixels, 0 for maps of
     /// patches]
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
@@ -202,6 +208,15 @@ pub enum ScaleRule {
     Own,
     /// All texts of one image and method.
     Shared,
+}
+
+/// What decides the opacity of a map's heat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FadeRule {
+    /// The score beside the best one.
+    Score,
+    /// Nothing: all heat is drawn in full.
+    None,
 }
 
 /// What an overlay is drawn on.

@@ -12,15 +12,19 @@ use anyhow::Context;
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Listens for Ctrl-C from here on.
+    /// Listens for Ctrl-C from here on; a command calls it once. Where Ctrl-C is ignored already, as in the background
+    /// of a script or under a parent that says so, it stays ignored, and the run goes on to its end.
     ///
     /// # Errors
     /// When the system does not let the program listen.
     pub fn listen() -> anyhow::Result<Self> {
         let flag = Interrupt::default();
         let shared = flag.clone();
-        ctrlc::try_set_handler(move || shared.0.store(true, Ordering::Relaxed)).context("cannot listen for Ctrl-C")?;
-        Ok(flag)
+        match ctrlc::try_set_handler(move || shared.0.store(true, Ordering::Relaxed)) {
+            // A program starts with no handler of its own: what stands there is the parent's wish that Ctrl-C be ignored.
+            Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(flag),
+            Err(error) => Err(error).context("cannot listen for Ctrl-C"),
+        }
     }
 
     /// Whether Ctrl-C was pressed.

@@ -35,8 +35,8 @@ pub fn render_overlay(picture: &Rgb8, map: &[f32], rows: usize, cols: usize, opt
     figure(&[Panel { title: None, picture: overlay, bar }], options.caption.as_deref())
 }
 
-/// Three panels: the map before, the map after, both on one scale, and after minus before in signed colours around
-/// zero. `options.colormap` and `options.scale` are those of the first two.
+/// Three panels, each with a title and its own `fade`: the map before, the map after, both on one scale, and after
+/// minus before in signed colours around zero. `options.colormap` and `options.scale` are those of the first two.
 ///
 /// # Errors
 /// [`Error::Usage`], as [`blend`], and when the two maps differ in size.
@@ -46,7 +46,7 @@ pub fn side_by_side(
     after: &[f32],
     rows: usize,
     cols: usize,
-    titles: [&str; 3],
+    panels: [(&str, f32); 3],
     options: &OverlayOptions,
 ) -> Result<Rgb8> {
     if before.len() != after.len() {
@@ -61,14 +61,14 @@ pub fn side_by_side(
         (after, options.colormap, shared, true),
         (difference.as_slice(), Colormap::RdBu, signed, true),
     ];
-    let mut panels = Vec::with_capacity(3);
-    for ((map, colormap, scale, with_bar), title) in plan.into_iter().zip(titles) {
-        let options = OverlayOptions { colormap, scale: Some(scale), ..options.clone() };
+    let mut drawn = Vec::with_capacity(3);
+    for ((map, colormap, scale, with_bar), (title, fade)) in plan.into_iter().zip(panels) {
+        let options = OverlayOptions { colormap, fade, scale: Some(scale), ..options.clone() };
         let overlay = blend(&picture, map, rows, cols, &options)?;
         let bar = (with_bar && options.colorbar).then_some((colormap, scale));
-        panels.push(Panel { title: Some(title), picture: overlay, bar });
+        drawn.push(Panel { title: Some(title), picture: overlay, bar });
     }
-    figure(&panels, options.caption.as_deref())
+    figure(&drawn, options.caption.as_deref())
 }
 
 /// The bytes of a PNG file.
@@ -120,7 +120,9 @@ fn legible(picture: &Rgb8, options: &OverlayOptions) -> (Rgb8, OverlayOptions) {
 /// Panels in a row, all of the first one's height, and the caption below.
 fn figure(panels: &[Panel], caption: Option<&str>) -> Result<Rgb8> {
     let height = panels.iter().map(|p| p.picture.height).max().unwrap_or(0);
-    let pen = Pen::new((height as f32 / 19.0).clamp(14.0, 34.0))?;
+    // A narrow panel needs smaller letters, or its title would end before its number.
+    let narrowest = panels.iter().map(|p| p.picture.width).min().unwrap_or(0);
+    let pen = Pen::new((height as f32 / 19.0).min(narrowest as f32 / 17.0).clamp(14.0, 34.0))?;
     let line = pen.line_height();
     let (margin, gap) = (line / 2, line / 2);
 
@@ -282,7 +284,7 @@ mod tests {
     fn before_and_after_share_a_scale_and_an_unchanged_map_shows_no_difference() {
         let picture = shades(128, 128);
         let (before, after) = ([0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 9.0]);
-        let titles = ["before", "after", "difference"];
+        let titles = [("before", 1.0), ("after", 1.0), ("difference", 1.0)];
         let options = OverlayOptions::default();
         let three = side_by_side(&picture, &before, &after, 2, 2, titles, &options).unwrap();
         assert!(three.width > 3 * 128);
@@ -290,6 +292,17 @@ mod tests {
         assert_ne!(three, same);
         assert!(side_by_side(&picture, &before, &[0.0], 2, 2, titles, &options).is_err());
         assert!(side_by_side(&picture, &before, &[f32::NAN; 4], 2, 2, titles, &options).is_err());
+    }
+
+    #[test]
+    fn the_title_of_a_narrow_panel_holds_its_score() {
+        let picture = shades(112, 1000);
+        let titled = |score: &str| {
+            let title = format!("before  {score} (heat at 23 %)");
+            let panels = [(title.as_str(), 1.0), ("after", 1.0), ("difference", 1.0)];
+            side_by_side(&picture, &[0.0, 1.0], &[0.0, 1.0], 1, 2, panels, &OverlayOptions::default()).unwrap()
+        };
+        assert_ne!(titled("−0.4661"), titled("−0.4664"), "the last digit is there");
     }
 
     #[test]

@@ -73,6 +73,9 @@ pub struct OverlayOptions {
     pub colormap: Colormap,
     /// Share of the heatmap's colour, 0..=1.
     pub alpha: f32,
+    /// Opacity of the heat, 0..=1: at 1 the colours are those of the values, at 0 all are that of no heat (the lowest;
+    /// with a diverging map none).
+    pub fade: f32,
     /// Values of the ends of the colour map; `None`: the map's own range (around zero for a diverging colour map).
     pub scale: Option<Scale>,
     /// How the patch grid becomes pixels.
@@ -90,6 +93,7 @@ impl Default for OverlayOptions {
         OverlayOptions {
             colormap: Colormap::Turbo,
             alpha: 0.5,
+            fade: 1.0,
             scale: None,
             upsample: Upsample::Bilinear,
             region: None,
@@ -102,14 +106,17 @@ impl Default for OverlayOptions {
 /// The picture with the map, `(rows, cols)`, over it, of the picture's own size; no bar and no caption.
 ///
 /// Sequential maps are mixed at `alpha` everywhere. With a diverging map the picture is shown in pale grey and the
-/// colour's share grows with the value, so that where nothing changes there is only the picture.
+/// colour's share grows with the value, so that where nothing changes there is only the picture. `fade` draws the heat
+/// of either kind fainter, and leaves the rest as it is.
 ///
 /// # Errors
-/// [`Error::Usage`] when the map is not `rows * cols` finite values or `alpha` or the scale is out of range.
+/// [`Error::Usage`] when the map is not `rows * cols` finite values or `alpha`, `fade` or the scale is out of range.
 pub fn blend(picture: &Rgb8, map: &[f32], rows: usize, cols: usize, options: &OverlayOptions) -> Result<Rgb8> {
     check(map, rows, cols)?;
-    if !(0.0..=1.0).contains(&options.alpha) {
-        return Err(Error::usage(format!("alpha {} is not between 0 and 1", options.alpha)));
+    for (name, share) in [("alpha", options.alpha), ("fade", options.fade)] {
+        if !(0.0..=1.0).contains(&share) {
+            return Err(Error::usage(format!("{name} {share} is not between 0 and 1")));
+        }
     }
     let scale = match options.scale {
         Some(Scale { min, max }) if !(min.is_finite() && max.is_finite() && min <= max) => {
@@ -123,7 +130,7 @@ pub fn blend(picture: &Rgb8, map: &[f32], rows: usize, cols: usize, options: &Ov
     let placed = upsample_into(map, rows, cols, options.region.as_ref().unwrap_or(&all), size, options.upsample)?;
 
     let diverging = options.colormap.is_diverging();
-    let table = options.colormap.table();
+    let table = options.colormap.table().map(|colour| colour.map(f32::from));
     let mut out = picture.clone();
     out.data.par_chunks_exact_mut(size.0 * 3).enumerate().for_each(|(y, row)| {
         for (x, pixel) in row.chunks_exact_mut(3).enumerate() {
@@ -131,9 +138,12 @@ pub fn blend(picture: &Rgb8, map: &[f32], rows: usize, cols: usize, options: &Ov
             let drawn = if placed.x.contains(&x) && placed.y.contains(&y) {
                 let value = placed.values[(y - placed.y.start) * placed.x.len() + x - placed.x.start];
                 let t = scale.position(value, options.colormap);
-                let colour = table[(t * 255.0).round() as usize].map(f32::from);
-                let share = if diverging { options.alpha.sqrt() * (2.0 * t - 1.0).abs().sqrt() } else { options.alpha };
-                mix(base, colour, share)
+                let colour = table[(t * 255.0).round() as usize];
+                if diverging {
+                    mix(base, colour, options.fade * options.alpha.sqrt() * (2.0 * t - 1.0).abs().sqrt())
+                } else {
+                    mix(base, mix(table[0], colour, options.fade), options.alpha)
+                }
             } else {
                 mix(base, OUTSIDE, 0.6)
             };
@@ -184,6 +194,23 @@ mod tests {
         assert_eq!(blend(&grey(2, 1), &weak, 1, 2, &options).unwrap().get(1, 0), Some(table[64]));
         assert_eq!(blend(&grey(2, 1), &strong, 1, 2, &options).unwrap().get(1, 0), Some(table[255]));
         assert_eq!(Scale::symmetric(&[&[-2.0, 1.0]]).unwrap(), Scale { min: -2.0, max: 2.0 });
+    }
+
+    #[test]
+    fn faded_heat_goes_and_the_rest_stays() {
+        let at = |colormap, fade| {
+            let options = OverlayOptions { colormap, fade, upsample: Upsample::Nearest, ..Default::default() };
+            let out = blend(&grey(3, 1), &[0.0, 1.0, 2.0], 1, 3, &options).unwrap();
+            [0, 1, 2].map(|x| out.get(x, 0).unwrap().map(i32::from))
+        };
+        for (colormap, cold) in [(Colormap::Turbo, at(Colormap::Turbo, 1.0)[0]), (Colormap::RdBu, [178; 3])] {
+            let (full, faint, none) = (at(colormap, 1.0), at(colormap, 0.25), at(colormap, 0.0));
+            assert_eq!((full[0], none), (cold, [cold; 3]), "{colormap}");
+            for (heat, fainter) in full.iter().zip(&faint) {
+                let quarter = (0..3).all(|c| ((heat[c] - cold[c]) - 4 * (fainter[c] - cold[c])).abs() <= 4);
+                assert!(quarter, "{colormap}: {heat:?} {fainter:?}");
+            }
+        }
     }
 
     #[test]

@@ -97,6 +97,55 @@ fn an_edit_is_shown_before_after_and_as_their_difference() {
 }
 
 #[test]
+fn an_absent_thing_is_drawn_fainter_and_its_raw_map_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = |name: &str| folder.path().join(name);
+    let run = |name: &str, more: &[&str]| {
+        let texts = ["heatmap", "--text", "a photo of a cat", "--text", "a photo of a submarine"];
+        let more = [&["--method", "grad-eclip", "--method", "gradient-x-input", "-o", name], more].concat();
+        vitscope(folder.path(), &[&texts[..], &more].concat()).code(0);
+        lines(&out(name).join("results.jsonl"))
+    };
+    let (faded, full) = (run("score", &[]), run("none", &["--fade", "none"]));
+    let bytes = |name: &str, path: &Value| std::fs::read(out(name).join(path.as_str().unwrap())).unwrap();
+    for (a, b) in faded.iter().zip(&full) {
+        let (fade, score) = (a["fade"].as_f64().unwrap(), a["score"].as_f64().unwrap());
+        let present = a["text"] == "a photo of a cat";
+        let best = faded[0]["score"].as_f64().unwrap();
+        assert_eq!(fade, score.max(0.0) / best, "{a}");
+        assert_eq!(present, fade == 1.0, "{a}");
+        assert!(present || fade < 0.4, "{a}");
+        assert_eq!((&b["fade"], &b["options"]["overlay"]["fade"]), (&1.0.into(), &"none".into()));
+        assert_eq!(map(&out("score"), &a["map"]), map(&out("none"), &b["map"]));
+        assert_eq!((&a["min"], &a["max"]), (&b["min"], &b["max"]));
+        assert_eq!(present, bytes("score", &a["overlay"]) == bytes("none", &b["overlay"]));
+    }
+    let own = run("own", &["--scale", "own", "--format", "npy"]);
+    assert!(own.iter().all(|line| line["fade"] == 1.0), "a map alone on its scale is drawn in full");
+}
+
+#[test]
+fn before_and_after_an_edit_are_faded_by_one_measure() {
+    let folder = tempfile::tempdir().unwrap();
+    let spliced = spliced();
+    for (scale, texts) in [("own", &["cat"][..]), ("shared", &["cat", "dog", "a car"])] {
+        let mut before = vec!["heatmap", "--scale", scale, "--format", "npy"];
+        before.extend(texts.iter().flat_map(|text| ["--text", text]));
+        let args = with(&before, &spliced, &["--edit", "scale:30=4", "--edit", "set:5=2"]);
+        vitscope(folder.path(), &args).code(0);
+        let lines = lines(&folder.path().join("out/results.jsonl"));
+        let runs: Vec<&Value> = lines.iter().flat_map(|line| [line, &line["baseline"]]).collect();
+        let number = |run: &Value, key: &str| run[key].as_f64().unwrap();
+        let best = runs.iter().map(|run| number(run, "score")).fold(f64::MIN, f64::max);
+        assert!(best > 0.0);
+        for run in &runs {
+            assert_eq!(number(run, "fade"), number(run, "score").max(0.0) / best, "{run}");
+        }
+        assert!(runs.iter().any(|run| number(run, "fade") == 1.0) && runs.iter().any(|run| number(run, "fade") < 1.0));
+    }
+}
+
+#[test]
 fn a_latent_is_explained_without_a_text() {
     let folder = tempfile::tempdir().unwrap();
     let spliced = spliced();

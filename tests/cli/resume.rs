@@ -73,6 +73,34 @@ fn an_index_that_is_not_ours_is_left_alone() {
     assert_eq!(std::fs::read_to_string(&index).unwrap(), "something else\nentirely\n");
 }
 
+/// Starts a run, sends it Ctrl-C after its first result, and returns its exit code.
+#[cfg(unix)]
+fn interrupted(command: &mut Command, index: &Path) -> Option<i32> {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    while !index.is_file() || lines(index).is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(60), "no result");
+        assert!(child.try_wait().unwrap().is_none_or(|status| status.success()), "ended without a result");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    child.wait().unwrap().code()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_in_the_background_of_a_script_ignores_ctrl_c() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = photos(folder.path(), 4);
+    let index = folder.path().join("out/results.jsonl");
+    // A shell without job control starts `command &` with SIGINT ignored, as the trap does here.
+    let mut command = Command::new("sh");
+    command.current_dir(folder.path()).args(["-c", "trap '' INT; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_vitscope")]);
+    command.args(args(&photos, "out", &["--method", "integrated-gradients:steps=8", "--batch-size", "1"]));
+    assert_eq!(interrupted(&mut command, &index), Some(0));
+    assert_eq!(lines(&index).len(), 8);
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_finishes_the_batch_and_the_rest_can_follow() {
@@ -80,20 +108,9 @@ fn ctrl_c_finishes_the_batch_and_the_rest_can_follow() {
     let photos = photos(folder.path(), 12);
     let slow = ["--method", "integrated-gradients:steps=8", "--batch-size", "1"];
     let index = folder.path().join("out/results.jsonl");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_vitscope"))
-        .current_dir(folder.path())
-        .args(args(&photos, "out", &slow))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let start = Instant::now();
-    while !index.is_file() || lines(&index).is_empty() {
-        assert!(start.elapsed() < Duration::from_secs(60), "no result");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vitscope"));
+    command.current_dir(folder.path()).args(args(&photos, "out", &slow));
+    assert_eq!(interrupted(&mut command, &index), Some(130));
     let stopped = lines(&index).len();
     assert!(stopped > 0 && stopped < 24 && stopped.is_multiple_of(2), "{stopped}");
 

@@ -49,25 +49,37 @@ def measure(program, scenes, folder, concepts, sizes, slow_every, seed):
             scores["present"].append(by_text[prompt][0].score)
         scores["absent"].append((by_text[missing][0].score, min(by_text[prompt][0].score for prompt in prompts)))
         for i, method in enumerate(methods):
-            peaks = []
+            peaks, drawn = [], []
             for prompt, box in zip(prompts, boxes):
-                heat = by_text[prompt][i].heat
+                found = by_text[prompt][i]
+                heat = found.heat
                 hit, centre, inside, total = judged(heat, box, sizes.image, sizes.patch)
                 rows.setdefault(method, []).append((hit, centre, inside / max(total, 1e-12)))
                 peaks.append(float(heat.max()))
-            absent.setdefault(method, []).append((float(by_text[missing][i].heat.max()), min(peaks), np.mean(peaks)))
+                drawn.append(peaks[-1] * found.fade)
+            nothing = by_text[missing][i]
+            peak = float(nothing.heat.max())
+            absent.setdefault(method, []).append(
+                (peak, min(peaks), np.mean(peaks), peak * nothing.fade, min(drawn), np.mean(drawn))
+            )
+
+    def beside(absent, lowest_present, mean_present):
+        return {
+            "absent_below_every_present": float((absent < lowest_present).mean()),
+            "absent_peak": float(np.median(absent / np.maximum(mean_present, 1e-12))),
+        }
 
     def line(method):
         hit, centre, energy = np.mean(rows[method], 0)
-        highest, lowest_present, mean_present = np.array(absent[method]).T
+        raw, drawn = np.split(np.array(absent[method]).T, 2)
         return {
             "scenes": len(absent[method]),
             "objects": len(rows[method]),
             "hit": float(hit),
             "centre": float(centre),
             "energy": float(energy),
-            "absent_below_every_present": float((highest < lowest_present).mean()),
-            "absent_peak": float(np.median(highest / np.maximum(mean_present, 1e-12))),
+            **beside(*raw),
+            "drawn": beside(*drawn),
         }
 
     hit, centre, energy = np.mean(chances, 0)
@@ -86,15 +98,17 @@ def measure(program, scenes, folder, concepts, sizes, slow_every, seed):
 def table(report):
     """The report in Markdown."""
     lines = [
-        "| method | objects | pointing game | strict | energy in box | absent below present | absent peak |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| method | objects | pointing game | strict | energy in box | absent below present, drawn | raw "
+        "| absent peak, drawn | raw |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for method, row in report["methods"].items():
         lines.append(
-            "| {} | {objects} | {hit:.1%} | {centre:.1%} | {energy:.1%} | {absent_below_every_present:.1%} "
-            "| {absent_peak:.2f} |".format(method, **row)
+            "| {} | {objects} | {hit:.1%} | {centre:.1%} | {energy:.1%} "
+            "| {drawn[absent_below_every_present]:.1%} | {absent_below_every_present:.1%} "
+            "| {drawn[absent_peak]:.2f} | {absent_peak:.2f} |".format(method, **row)
         )
-    lines.append("| chance | | {hit:.1%} | {centre:.1%} | {energy:.1%} | | |".format(**report["chance"]))
+    lines.append("| chance | | {hit:.1%} | {centre:.1%} | {energy:.1%} | | | | |".format(**report["chance"]))
     lines += [
         "",
         "Score: {present:.3f} for what is there, {absent:.3f} for what is not; the absent concept's is below that of "

@@ -20,6 +20,7 @@ class Map:
     method: str
     score: float
     heat: torch.Tensor  # (cells)
+    fade: float  # the opacity that the heat is drawn with
     score_before: float | None = None
     heat_before: torch.Tensor | None = None
 
@@ -54,7 +55,7 @@ class Program:
             for line in (out / "results.jsonl").read_text().splitlines():
                 entry = json.loads(line)
                 name = Path(entry["image"]).name
-                one = Map(name, entry["text"], entry["method"], entry["score"], heat(entry))
+                one = Map(name, entry["text"], entry["method"], entry["score"], heat(entry), entry["fade"])
                 if "baseline" in entry:
                     one.score_before, one.heat_before = entry["baseline"]["score"], heat(entry["baseline"])
                 maps.append(one)

@@ -4,12 +4,13 @@ use serde_json::{Value, json};
 use vitscope::{
     Result,
     backend::PatchGrid,
+    engine::MapValues,
     image::{Colormap, OverlayOptions, Rect, Rgb8, Scale, render_overlay, side_by_side},
     model::Method,
 };
 
 use crate::cli::{
-    args::{DrawArgs, OverlaySize, ScaleRule, name_of},
+    args::{DrawArgs, FadeRule, OverlaySize, ScaleRule, name_of},
     console::{number, signed},
     pictures::Ready,
 };
@@ -21,6 +22,7 @@ const PIXEL_OUTLIERS: f64 = 1.0;
 pub struct Drawing {
     colormap: Option<Colormap>,
     scale: ScaleRule,
+    fade: FadeRule,
     outliers: Option<f64>,
     size: OverlaySize,
     /// The edits and where they are made, for captions.
@@ -35,6 +37,17 @@ pub struct Scored<'a> {
     pub map: &'a [f32],
     /// What it explains.
     pub score: f64,
+    /// Opacity of its heat: [`Drawing::fade`].
+    pub fade: f64,
+}
+
+impl Scored<'_> {
+    /// The score, and how faint the heat is where it is.
+    fn words(&self) -> String {
+        let percent = (self.fade * 100.0).round();
+        let fade = if percent < 100.0 { format!(" (heat at {percent} %)") } else { String::new() };
+        format!("{}{fade}", number(self.score))
+    }
 }
 
 /// One overlay.
@@ -49,8 +62,8 @@ pub struct Overlay<'a> {
     pub result: Scored<'a>,
     /// The same before the edits, if there are any.
     pub baseline: Option<Scored<'a>>,
-    /// The colours' ends.
-    pub scale: Scale,
+    /// The maps on its colour scale.
+    pub sharing: &'a [&'a MapValues],
 }
 
 impl Drawing {
@@ -60,6 +73,7 @@ impl Drawing {
         Drawing {
             colormap: args.colormap,
             scale: args.scale,
+            fade: args.fade,
             outliers: args.outliers,
             size: args.overlay_size,
             edits,
@@ -71,20 +85,39 @@ impl Drawing {
         self.colormap.unwrap_or(if is_signed(method) { Colormap::RdBu } else { Colormap::Turbo })
     }
 
-    /// The colour scale of a map among `all` maps of its image and method. `own` are the maps of its overlay: before
-    /// and after an edit always share one.
+    /// The maps that share a map's colour scale, and that its score is compared with: of `all` maps of its image and
+    /// method those of its own text, before and after an edit, or all of them.
+    pub fn sharing<'m>(&self, text: usize, all: impl Iterator<Item = &'m MapValues>) -> Vec<&'m MapValues> {
+        all.filter(|map| self.scale == ScaleRule::Shared || map.text == text).collect()
+    }
+
+    /// A map as it is drawn among those that share its colour scale.
+    pub fn scored<'m>(&self, map: &'m MapValues, sharing: &[&MapValues]) -> Scored<'m> {
+        Scored { map: &map.values, score: map.score, fade: self.fade(map.score, sharing) }
+    }
+
+    /// The opacity, 0 to 1, of the heat of a map with this score, beside the best score on the same colour scale.
+    ///
+    /// A map shows where the score comes from, at any score: the map of a thing that is not there may be as hot as the
+    /// map of one that is. Where no score is above zero their ratio means nothing, and all are drawn in full.
+    fn fade(&self, score: f64, sharing: &[&MapValues]) -> f64 {
+        let best = sharing.iter().map(|map| map.score).fold(score, f64::max);
+        match self.fade {
+            FadeRule::Score if best > 0.0 => score.max(0.0) / best,
+            FadeRule::Score | FadeRule::None => 1.0,
+        }
+    }
+
+    /// The colour scale of maps that share one.
     ///
     /// # Errors
     /// For a map that is not finite.
-    pub fn scale(&self, method: Method, own: &[&[f32]], all: &[&[f32]]) -> Result<Scale> {
-        let maps = match self.scale {
-            ScaleRule::Own => own,
-            ScaleRule::Shared => all,
-        };
+    fn scale(&self, method: Method, sharing: &[&MapValues]) -> Result<Scale> {
+        let maps: Vec<&[f32]> = sharing.iter().map(|map| map.values.as_slice()).collect();
         let diverging = self.colormap(method).is_diverging();
-        let whole = if diverging { Scale::symmetric(maps)? } else { Scale::of(maps)? };
+        let whole = if diverging { Scale::symmetric(&maps)? } else { Scale::of(&maps)? };
         let percent = self.outliers.unwrap_or(if method.on_pixels() { PIXEL_OUTLIERS } else { 0.0 });
-        Ok(if percent > 0.0 { without_outliers(whole, maps, percent / 100.0, diverging) } else { whole })
+        Ok(if percent > 0.0 { without_outliers(whole, &maps, percent / 100.0, diverging) } else { whole })
     }
 
     /// Draws.
@@ -100,7 +133,8 @@ impl Drawing {
         };
         let options = OverlayOptions {
             colormap: self.colormap(method),
-            scale: Some(overlay.scale),
+            fade: overlay.result.fade as f32,
+            scale: Some(self.scale(method, overlay.sharing)?),
             region: Some(region),
             caption: Some(self.caption(overlay)),
             ..self.base.clone()
@@ -109,14 +143,16 @@ impl Drawing {
         match overlay.baseline {
             None => render_overlay(picture, overlay.result.map, rows, cols, &options),
             Some(before) => {
-                let (was, is) = (before.score, overlay.result.score);
+                let after = overlay.result;
                 let titles = [
-                    format!("before  {}", number(was)),
-                    format!("after  {}", number(is)),
-                    format!("difference  {}", signed(is - was)),
+                    format!("before  {}", before.words()),
+                    format!("after  {}", after.words()),
+                    format!("difference  {}", signed(after.score - before.score)),
                 ];
-                let titles = titles.each_ref().map(String::as_str);
-                side_by_side(picture, before.map, overlay.result.map, rows, cols, titles, &options)
+                // A difference is worth as much as the better of its two.
+                let fades = [before.fade, after.fade, before.fade.max(after.fade)];
+                let panels = [0, 1, 2].map(|i| (titles[i].as_str(), fades[i] as f32));
+                side_by_side(picture, before.map, after.map, rows, cols, panels, &options)
             }
         }
     }
@@ -124,7 +160,7 @@ impl Drawing {
     fn caption(&self, overlay: &Overlay<'_>) -> String {
         let mut parts = vec![overlay.label.to_owned(), overlay.method.to_owned()];
         match overlay.baseline {
-            None => parts.insert(0, number(overlay.result.score)),
+            None => parts.insert(0, overlay.result.words()),
             Some(_) => parts.extend(self.edits.clone()),
         }
         parts.join(" · ")
@@ -158,6 +194,7 @@ pub fn options(args: &DrawArgs) -> Value {
         "alpha": f64::from((args.alpha * 1e4).round()) / 1e4,
         "upsample": name_of(args.upsample),
         "scale": name_of(args.scale),
+        "fade": name_of(args.fade),
         "outliers": args.outliers.map_or_else(|| "by method".into(), |v| json!(v)),
         "size": name_of(args.overlay_size),
     })
@@ -166,6 +203,41 @@ pub fn options(args: &DrawArgs) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn heat_fades_with_the_score_beside_the_best_on_its_scale() {
+        let map = |text, score| MapValues {
+            method: 0,
+            text,
+            rows: 1,
+            cols: 1,
+            values: vec![1.0],
+            exact: vec![1.0],
+            score,
+            completeness_gap: None,
+        };
+        let fades = |scale, fade, maps: &[MapValues]| -> Vec<f64> {
+            let drawing = Drawing {
+                colormap: None,
+                scale,
+                fade,
+                outliers: None,
+                size: OverlaySize::Crop,
+                edits: None,
+                base: OverlayOptions::default(),
+            };
+            maps.iter().map(|map| drawing.scored(map, &drawing.sharing(map.text, maps.iter())).fade).collect()
+        };
+        // Two texts before and after an edit, and a third that does not fit at all.
+        let maps = [map(0, 0.5), map(1, 0.25), map(2, -0.1), map(0, 0.05), map(1, 0.2), map(2, 0.0)];
+        assert_eq!(fades(ScaleRule::Shared, FadeRule::Score, &maps), [1.0, 0.5, 0.0, 0.1, 0.4, 0.0]);
+        assert_eq!(fades(ScaleRule::Own, FadeRule::Score, &maps), [1.0, 1.0, 1.0, 0.1, 0.8, 1.0]);
+        assert_eq!(fades(ScaleRule::Shared, FadeRule::None, &maps), [1.0; 6]);
+        for alone in [0.01, 0.0, -0.3] {
+            assert_eq!(fades(ScaleRule::Shared, FadeRule::Score, &[map(0, alone)]), [1.0]);
+        }
+        assert_eq!(fades(ScaleRule::Shared, FadeRule::Score, &[map(0, -0.1), map(1, -0.2)]), [1.0; 2]);
+    }
 
     #[test]
     fn outliers_leave_the_scale_and_a_sparse_map_keeps_its_own() {

@@ -9,7 +9,7 @@ use vitscope::{
     backend::PatchGrid,
     engine::{Explanation, MapValues, Pictured, Question},
     image::write_png,
-    model::{NamedMethod, Score},
+    model::{Method, NamedMethod, Score},
     report::{short_hash, slug, write_npy},
 };
 
@@ -34,7 +34,9 @@ pub struct Record {
     texts: Vec<String>,
     latent: Option<usize>,
     patch: usize,
-    drawing: Option<Drawing>,
+    drawing: Drawing,
+    /// Whether overlays are wanted.
+    overlays: bool,
 }
 
 impl Record {
@@ -52,7 +54,8 @@ impl Record {
             texts: texts.clone(),
             latent: if let Score::Latent(id) = score { Some(*id) } else { None },
             patch: asked.engine.checkpoint.config.vision.patch,
-            drawing: args.format.contains(&Format::Png).then(|| Drawing::new(&args.draw, edits)),
+            drawing: Drawing::new(&args.draw, edits),
+            overlays: args.format.contains(&Format::Png),
         }
     }
 
@@ -99,22 +102,31 @@ impl Record {
             line.insert("latent".into(), json!(id));
         }
         let (min, max) = range(&result.values);
+        let all = std::iter::once(&explanation.result).chain(&explanation.baseline).flat_map(|run| &run.maps);
+        let sharing = self.drawing.sharing(text, all.filter(|map| map.method == method));
+        let scored = |map| self.drawing.scored(map, &sharing);
+        let (after, before) = (scored(result), baseline.map(scored));
         let mut put = |name: &str, value: Value| line.insert(name.to_owned(), value);
         put("method", json!(named.given));
         put("score", json!(result.score));
+        put("fade", json!(after.fade));
         put("grid", json!([result.rows, result.cols]));
         put("map", self.map(&stem, "", result, &result.values)?);
         put("min", json!(min));
         put("max", json!(max));
-        let overlay = match &self.drawing {
-            Some(drawing) => self.overlay(drawing, ready, explanation, (method, text), &label, &stem)?,
-            None => Value::Null,
+        let overlay = Overlay {
+            label: &label,
+            method: &named.given,
+            shape: (result.rows, result.cols),
+            result: after,
+            baseline: before,
+            sharing: &sharing,
         };
-        put("overlay", overlay);
-        if let Some(before) = baseline {
+        put("overlay", if self.overlays { self.overlay(ready, named.method, &overlay, &stem)? } else { Value::Null });
+        if let (Some(before), Some(Scored { fade, .. })) = (baseline, before) {
             let delta: Vec<f32> = result.exact.iter().zip(&before.exact).map(|(a, b)| (a - b) as f32).collect();
             let map = self.map(&stem, ".baseline", before, &before.values)?;
-            put("baseline", json!({ "score": before.score, "map": map }));
+            put("baseline", json!({ "score": before.score, "fade": fade, "map": map }));
             let map = self.map(&stem, ".delta", result, &delta)?;
             put("delta", json!({ "score": result.score - before.score, "map": map }));
         }
@@ -137,34 +149,11 @@ impl Record {
     }
 
     /// Draws an overlay; its path relative to the folder.
-    fn overlay(
-        &self,
-        drawing: &Drawing,
-        ready: &Ready,
-        explanation: &Explanation,
-        (method, text): (usize, usize),
-        label: &str,
-        stem: &str,
-    ) -> Result<Value> {
-        let Explanation { result, baseline } = explanation;
-        let runs = || std::iter::once(result).chain(baseline);
-        let all: Vec<&[f32]> =
-            runs().flat_map(|run| &run.maps).filter(|m| m.method == method).map(|m| m.values.as_slice()).collect();
-        let own = runs().map(|run| map_of(run, method, text)).collect::<Result<Vec<_>>>()?;
-        let slices: Vec<&[f32]> = own.iter().map(|m| m.values.as_slice()).collect();
-        let (named, shape) = (&self.methods[method], own[0]);
-        let overlay = Overlay {
-            label,
-            method: &named.given,
-            shape: (shape.rows, shape.cols),
-            result: Scored { map: slices[0], score: shape.score },
-            baseline: own.get(1).map(|before| Scored { map: &before.values, score: before.score }),
-            scale: drawing.scale(named.method, &slices, &all)?,
-        };
+    fn overlay(&self, ready: &Ready, method: Method, overlay: &Overlay<'_>, stem: &str) -> Result<Value> {
         let size = &ready.prepared;
         let grid = PatchGrid::of(size.height, size.width, self.patch);
         let name = format!("overlays/{stem}.png");
-        write_png(self.folder.join(&name), &drawing.draw(ready, grid, named.method, &overlay)?)?;
+        write_png(self.folder.join(&name), &self.drawing.draw(ready, grid, method, overlay)?)?;
         Ok(name.into())
     }
 }
