@@ -1,26 +1,46 @@
 //! Image embeddings, the residual stream on the way to them, and what becomes of them when the stream is changed.
 
-use super::{
-    Engine,
-    explain::pixel_values,
-    runner::{EmbedJob, Reconstructed},
-};
+use super::{Engine, explain::pixel_values, runner::Reconstructed};
 pub use crate::model::embed::Embedded as EmbeddedImages;
-use crate::{Error, Result, backend::PatchGrid, image::Prepared, model::embed::Start, weights::SaeWeights};
+use crate::{
+    Error, Result,
+    backend::PatchGrid,
+    image::Prepared,
+    model::embed::{EmbedJob, Start},
+    weights::SaeWeights,
+};
 
 impl Engine {
     /// Embeddings (B,E), not normalised, of prepared images, which must all have one size; and their streams (B,T,D)
     /// after the blocks of `hooks`, which are in ascending order.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a block that the model does not have; those of the device.
+    /// [`Error::Usage`] for images of several sizes, or a block that the model does not have; those of the device.
     pub fn embed_images(&mut self, images: &[&Prepared], hooks: &[usize]) -> Result<EmbeddedImages> {
+        self.forward(images, hooks, true)
+    }
+
+    /// The streams (B,T,D) of prepared images, which must all have one size, after the blocks of `hooks`, which are in
+    /// ascending order. Blocks past the deepest are not computed.
+    ///
+    /// # Errors
+    /// As [`Engine::embed_images`].
+    pub fn streams(&mut self, images: &[&Prepared], hooks: &[usize]) -> Result<Vec<Vec<f32>>> {
+        let streams = self.forward(images, hooks, false)?.streams;
+        Ok(streams.into_iter().map(|rows| rows.into_iter().map(|v| v as f32).collect()).collect())
+    }
+
+    fn forward(&mut self, images: &[&Prepared], hooks: &[usize], embeddings: bool) -> Result<EmbeddedImages> {
         let Some(first) = images.first() else { return Ok(EmbeddedImages::default()) };
+        if let Some(other) = images.iter().find(|i| (i.width, i.height) != (first.width, first.height)) {
+            let sizes = (first.width, first.height, other.width, other.height);
+            return Err(Error::usage(format!("images of one pass differ in size: {sizes:?}")));
+        }
         let (grid, layers) = (self.grid(first.width, first.height)?, self.layers());
         if !hooks.is_sorted_by(|a, b| a < b) || hooks.last().is_some_and(|&last| last >= layers) {
             return Err(Error::usage(format!("blocks {hooks:?} are not some of 0 to {} in order", layers - 1)));
         }
-        let job = EmbedJob { batch: images.len(), grid, start: Start::Pixels, hooks: hooks.to_vec() };
+        let job = EmbedJob { batch: images.len(), grid, start: Start::Pixels, hooks: hooks.to_vec(), embeddings };
         self.runner()?.embed_images(&job, &pixel_values(images))
     }
 
@@ -32,7 +52,7 @@ impl Engine {
         if layer >= self.layers() {
             return Err(Error::usage(format!("no block {layer}: the model has {}", self.layers())));
         }
-        let job = EmbedJob { batch, grid, start: Start::After(layer), hooks: Vec::new() };
+        let job = EmbedJob { batch, grid, start: Start::After(layer), hooks: Vec::new(), embeddings: true };
         Ok(self.runner()?.embed_images(&job, stream)?.embeddings)
     }
 

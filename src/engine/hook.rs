@@ -1,4 +1,4 @@
-//! The residual stream: at the hook before and after the splice, and at any blocks' outputs.
+//! The residual stream at the hook, before and after the splice.
 
 use super::{Engine, Question, explain::pixel_values};
 use crate::{Error, Result, image::Prepared};
@@ -17,22 +17,6 @@ pub struct HookStreams {
 }
 
 impl Engine {
-    /// The outputs of the blocks `layers`, in their order, for prepared images, which must all have one size: (B,T,D)
-    /// each, CLS first. Blocks past the deepest are not computed.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] for no image or a block that is not there; those of the device.
-    pub fn streams(&mut self, images: &[&Prepared], layers: &[usize]) -> Result<Vec<Vec<f32>>> {
-        let first = images.first().ok_or_else(|| Error::usage("a stream needs an image"))?;
-        if let Some(other) = images.iter().find(|i| (i.width, i.height) != (first.width, first.height)) {
-            let sizes = (first.width, first.height, other.width, other.height);
-            return Err(Error::usage(format!("images of one pass differ in size: {sizes:?}")));
-        }
-        let grid = self.grid(first.width, first.height)?;
-        let streams = self.runner()?.streams(images.len(), grid, layers, &pixel_values(images))?;
-        Ok(streams.into_iter().map(|rows| rows.into_iter().map(|v| v as f32).collect()).collect())
-    }
-
     /// The streams of prepared images, which must all have one size.
     ///
     /// # Errors

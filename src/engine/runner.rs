@@ -11,12 +11,11 @@ use crate::{
     model::{
         Edit, Splice, Through,
         clip::{Text, Vision},
-        embed::{Embedded, Start, embed_images},
+        embed::{EmbedJob, Embedded, embed_images},
         head::Texts,
         interpolate_positions,
         pass::{Latents, MapKey, Model, Objective, VariantOutput, embed_texts},
         splice::Splicing,
-        streams::streams,
     },
     weights::{ClipCheckpoint, SaeWeights},
 };
@@ -75,19 +74,6 @@ pub struct JobOutput {
     pub watched: BTreeMap<String, Vec<f64>>,
 }
 
-/// A forward for the image embedding, without what it starts from.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EmbedJob {
-    /// `B`.
-    pub batch: usize,
-    /// The patches.
-    pub grid: PatchGrid,
-    /// What it starts from.
-    pub start: Start,
-    /// The blocks after which the stream is read.
-    pub hooks: Vec<usize>,
-}
-
 /// A stream that went through an SAE.
 #[derive(Debug, Clone, Default)]
 pub struct Reconstructed {
@@ -114,7 +100,7 @@ pub trait Runner: Send {
     /// Puts SAEs on the device, in place of those that are there. Jobs splice the first.
     fn load_saes(&mut self, weights: &[&SaeWeights]);
 
-    /// Embeds images.
+    /// Embeds images, or reads their streams.
     ///
     /// # Errors
     /// Those of the device.
@@ -138,12 +124,6 @@ pub trait Runner: Send {
     /// Those of the device.
     fn run(&mut self, job: &Job, pixels: &[f64]) -> Result<JobOutput>;
 
-    /// Outputs (B,T,D) of the blocks `layers`, in their order, for normalised pixels (B,3,R,R).
-    ///
-    /// # Errors
-    /// Those of the device.
-    fn streams(&mut self, batch: usize, grid: PatchGrid, layers: &[usize], pixels: &[f64]) -> Result<Vec<Vec<f64>>>;
-
     /// Bytes that a weight matrix (n,k) takes on the device, with or without its reverse.
     fn matrix_bytes(&self, n: usize, k: usize, reverse: bool) -> usize;
 
@@ -166,7 +146,7 @@ pub struct CpuRunner<T: Number> {
 #[derive(PartialEq)]
 enum Pass {
     Job(Box<Job>),
-    Streams { batch: usize, grid: PatchGrid, layers: Vec<usize> },
+    Embed(EmbedJob),
 }
 
 impl<T: Number> CpuRunner<T> {
@@ -313,13 +293,18 @@ impl<T: Number> Runner for CpuRunner<T> {
 
     fn embed_images(&mut self, job: &EmbedJob, values: &[f64]) -> Result<Embedded> {
         let (backend, vision) = (&self.backend, loaded(&self.vision)?);
-        let EmbedJob { batch, grid, start, ref hooks } = *job;
-        let positions = positions(backend, vision, grid);
-        let plan = Plan::record(backend, false, |x, m| {
-            embed_images(x, m, vision, &positions, batch, grid, start, hooks, values)
-        })?;
-        let mut memory = CpuMemory::new(plan, false);
-        embed_images(backend, &mut memory, vision, &positions, batch, grid, start, hooks, values)
+        let positions = positions(backend, vision, job.grid);
+        let mut memory = match self.memory.take() {
+            Some((Pass::Embed(last), memory)) if last == *job => memory,
+            _ => {
+                let plan = Plan::record(backend, false, |x, m| embed_images(x, m, vision, &positions, job, values))?;
+                CpuMemory::new(plan, false)
+            }
+        };
+        memory.rewind();
+        let embedded = embed_images(backend, &mut memory, vision, &positions, job, values)?;
+        self.memory = Some((Pass::Embed(job.clone()), memory));
+        Ok(embedded)
     }
 
     fn reconstruct(&mut self, sae: usize, stream: &[f64], mask: &[bool]) -> Result<Reconstructed> {
@@ -346,25 +331,6 @@ impl<T: Number> Runner for CpuRunner<T> {
         let watched = memory.take_watched();
         self.memory = Some((Pass::Job(Box::new(job.clone())), memory));
         Ok(JobOutput { variants: outputs, watched })
-    }
-
-    fn streams(&mut self, batch: usize, grid: PatchGrid, layers: &[usize], pixels: &[f64]) -> Result<Vec<Vec<f64>>> {
-        let (backend, vision) = (&self.backend, loaded(&self.vision)?);
-        let positions = positions(backend, vision, grid);
-        let pass = Pass::Streams { batch, grid, layers: layers.to_vec() };
-        let mut memory = match self.memory.take() {
-            Some((last, memory)) if last == pass => memory,
-            _ => {
-                let plan = Plan::record(backend, false, |x, m| {
-                    streams(x, m, vision, &positions, batch, grid, pixels, layers)
-                })?;
-                CpuMemory::new(plan, false)
-            }
-        };
-        memory.rewind();
-        let outputs = streams(backend, &mut memory, vision, &positions, batch, grid, pixels, layers)?;
-        self.memory = Some((pass, memory));
-        Ok(outputs)
     }
 
     fn matrix_bytes(&self, n: usize, k: usize, reverse: bool) -> usize {

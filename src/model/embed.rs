@@ -1,4 +1,4 @@
-//! A forward for the image embedding alone, with streams read on the way, or taken up after a block.
+//! A forward without heatmaps: for the image embedding, for streams on the way to it, or from a stream after a block.
 
 use super::{clip::Vision, forward, head};
 use crate::{
@@ -20,11 +20,26 @@ pub enum Start {
 pub struct Embedded {
     /// (B,T,D) after each hooked block, in the order of the blocks.
     pub streams: Vec<Vec<f64>>,
-    /// (B,E), not normalised.
+    /// (B,E), not normalised; empty where they are not wanted.
     pub embeddings: Vec<f64>,
 }
 
-/// The forward of `values` from `start` on, for `batch` images on `grid`. Streams are read after the blocks of `hooks`.
+/// What a forward is for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbedJob {
+    /// `B`.
+    pub batch: usize,
+    /// The patches.
+    pub grid: PatchGrid,
+    /// What it starts from.
+    pub start: Start,
+    /// The blocks after which the stream is read, ascending.
+    pub hooks: Vec<usize>,
+    /// Whether embeddings are wanted. Without them no block past the last hook is computed.
+    pub embeddings: bool,
+}
+
+/// The forward of `values`, pixels or a stream.
 ///
 /// # Errors
 /// Those of the device.
@@ -33,13 +48,12 @@ pub fn embed_images<X: Backend>(
     m: &mut X::Memory,
     vision: &Vision<X::Matrix, X::Vector>,
     positions: &X::Vector,
-    batch: usize,
-    grid: PatchGrid,
-    start: Start,
-    hooks: &[usize],
+    job: &EmbedJob,
     values: &[f64],
 ) -> Result<Embedded> {
+    let EmbedJob { batch, grid, start, ref hooks, embeddings } = *job;
     let (tower, t) = (vision.tower(), grid.tokens());
+    let end = if embeddings { vision.blocks.len() } else { hooks.last().map_or(0, |deepest| deepest + 1) };
     let (mut stream, first) = match start {
         Start::Pixels => {
             let pixels = m.tensor("pixels", &[batch, 3, grid.height, grid.width])?;
@@ -53,7 +67,7 @@ pub fn embed_images<X: Backend>(
         }
     };
     let (mut tokens, mut streams) = (t, Vec::new());
-    for (layer, weights) in vision.blocks.iter().enumerate().skip(first) {
+    for (layer, weights) in vision.blocks.iter().enumerate().take(end).skip(first) {
         let hooked = hooks.contains(&layer);
         // Of the last block only the class token goes on.
         tokens = if layer + 1 == vision.blocks.len() && !hooked { 1 } else { t };
@@ -70,6 +84,9 @@ pub fn embed_images<X: Backend>(
         if hooked {
             streams.push(m.download(stream)?);
         }
+    }
+    if !embeddings {
+        return Ok(Embedded { streams, embeddings: Vec::new() });
     }
     let (_, embed) = head::embed(x, m, vision, stream, tokens, batch, "")?;
     Ok(Embedded { streams, embeddings: m.download(embed)? })

@@ -13,7 +13,6 @@ mod positions;
 pub mod request;
 mod reverse;
 pub mod splice;
-pub mod streams;
 
 pub use method::{METHOD_NAMES, Method, NamedMethod, resolve_layer};
 pub use positions::interpolate_positions;

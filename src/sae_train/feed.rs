@@ -1,4 +1,5 @@
-//! From a source to training batches: the buffer is filled, drawn from, and filled again when half of it is used.
+//! From a source to training batches: a buffer that is filled up again after every batch. A full buffer mixes the
+//! tokens of an image into many batches, and those of many images into one batch.
 
 use std::path::Path;
 
@@ -29,11 +30,7 @@ pub struct FeedState {
     position: Position,
     /// Tokens that the buffer has taken of the pending piece.
     taken: usize,
-    /// Whether the buffer is being filled.
-    filling: bool,
-    /// Tokens that it held after it was filled last.
-    filled: usize,
-    /// Tokens that it holds.
+    /// Tokens that the buffer holds.
     held: usize,
     /// Batches that were drawn.
     drawn: u64,
@@ -55,7 +52,7 @@ impl<S: Source> Feed<S> {
             )));
         }
         let buffer = Buffer::new(source.width(), source.layers(), capacity);
-        let state = FeedState { position: source.position(), filling: true, ..FeedState::default() };
+        let state = FeedState { position: source.position(), ..FeedState::default() };
         Ok(Feed { source, buffer, batch, seed, pending: None, state })
     }
 
@@ -103,36 +100,27 @@ impl<S: Source> Feed<S> {
         self.state.epoch_size
     }
 
-    /// Whether the buffer must be filled before the next batch. `left` tokens will still be drawn.
-    pub fn needs_tokens(&mut self, left: usize) -> bool {
-        let held = self.buffer.len();
-        let low = held <= self.state.filled / 2 || held < self.batch;
-        self.state.filling |= low && held < left;
-        self.state.filling
+    /// Whether the buffer takes in more before the next batch. `left` tokens will still be drawn.
+    pub fn needs_tokens(&self, left: usize) -> bool {
+        // Few images: more of them than all are not kept.
+        let all = self.state.epoch_size.unwrap_or(usize::MAX);
+        self.buffer.room() > 0 && self.buffer.len() < left.min(all)
     }
 
-    /// Takes in one piece, or what fits of it. `left` tokens will still be drawn.
+    /// Takes in one piece, or what fits of it.
     ///
     /// # Errors
     /// Those of the source; [`Error::Usage`] when an epoch has fewer tokens than a batch.
-    pub fn fill(&mut self, left: usize) -> Result<()> {
+    pub fn fill(&mut self) -> Result<()> {
         let piece = match self.pending.take() {
             Some(piece) => piece,
             None => self.pull()?,
         };
         self.state.taken += self.buffer.fill(&piece, self.state.taken);
-        let mut ended = false;
         if self.state.taken < piece.tokens {
             self.pending = Some(piece);
         } else {
             (self.state.position, self.state.taken) = (self.source.position(), 0);
-            ended = piece.ends_epoch;
-        }
-        let held = self.buffer.len();
-        // Few images: more of them than all are not kept.
-        let all = ended && self.state.epoch_size.is_some_and(|size| held >= size);
-        if self.buffer.room() == 0 || held >= left || all {
-            (self.state.filling, self.state.filled) = (false, held);
         }
         Ok(())
     }
@@ -210,7 +198,7 @@ pub(super) mod tests {
 
     fn next(feed: &mut Feed<Counting>) -> Vec<f32> {
         while feed.needs_tokens(usize::MAX) {
-            feed.fill(usize::MAX).unwrap();
+            feed.fill().unwrap();
             assert!(feed.buffer().len() <= 100);
         }
         feed.draw().unwrap().remove(0)
@@ -244,7 +232,7 @@ pub(super) mod tests {
             let mut first = feed(7, 60, 100);
             (0..stop).for_each(|_| drop(next(&mut first)));
             if first.needs_tokens(usize::MAX) {
-                first.fill(usize::MAX).unwrap(); // in the middle of a filling
+                first.fill().unwrap(); // in the middle of a filling
             }
             let state = first.save(&path).unwrap();
             let state = serde_json::from_value(serde_json::to_value(state).unwrap()).unwrap();
@@ -259,13 +247,13 @@ pub(super) mod tests {
     #[test]
     fn too_few_tokens_and_too_small_a_buffer_are_named() {
         let mut few = feed(3, 3, 100);
-        let errors: Vec<String> = (0..3).filter_map(|_| few.fill(usize::MAX).err()).map(|e| e.to_string()).collect();
+        let errors: Vec<String> = (0..3).filter_map(|_| few.fill().err()).map(|e| e.to_string()).collect();
         assert!(errors.len() == 1 && errors[0].contains("have 9 tokens"), "{errors:?}");
         let source = Counting { layers: 1, size: 3, pieces: 3, position: Position::default() };
         assert!(Feed::new(source, 19, 10, 1).is_err());
         let mut enough = feed(7, 60, 100);
         while enough.needs_tokens(20) {
-            enough.fill(20).unwrap();
+            enough.fill().unwrap();
         }
         assert_eq!(enough.buffer().len(), 21, "no more than will be drawn");
     }

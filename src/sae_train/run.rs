@@ -219,7 +219,7 @@ impl<S: Source> Run<S> {
         }
         let left = (steps - self.step).saturating_mul(batch);
         if self.feed.needs_tokens(left) {
-            self.feed.fill(left)?;
+            self.feed.fill()?;
             return Ok(Event::Filled);
         }
         if self.trainers.is_empty() {

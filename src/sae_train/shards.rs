@@ -20,8 +20,9 @@ use crate::{
     weights::{Data, Dtype, TensorFile, write},
 };
 
-/// Rows that are read at a time. Parts of all shards are read in random order.
-const ROWS: usize = 1024;
+/// Rows that are read at a time: a part of an image, so that the buffer holds parts of as many images as it can. Parts of
+/// all shards are read in random order.
+const ROWS: usize = 64;
 const INDEX: &str = "index.json";
 
 /// The type of stored activations.

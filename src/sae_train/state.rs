@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Recipe, Trainer, parameters::Parameters};
+use super::{Recipe, Trainer, difference::first_difference, parameters::Parameters};
 use crate::{
     Error, Result,
     weights::{Data, TensorFile, write},
@@ -64,8 +64,8 @@ impl Trainer {
             return Err(bad(format!("the state of a training on width {}, not {width}", said("width"))));
         }
         let there: Value = serde_json::from_str(said("recipe")).map_err(|e| bad(format!("its recipe: {e}")))?;
-        if let Some((name, there, here)) = first_difference("", &there, &recipe.to_json()) {
-            return Err(bad(format!("the state of a training with {name} = {there}, not {here}")));
+        if let Some(difference) = first_difference(&there, &recipe.to_json()) {
+            return Err(bad(format!("the state of a training with another recipe: {difference}")));
         }
 
         let (s, d) = (recipe.latents, width);
@@ -112,17 +112,6 @@ impl Recipe {
     fn to_json(&self) -> Value {
         // Plain numbers and names: there is nothing that JSON could refuse.
         serde_json::to_value(self).unwrap_or_default()
-    }
-}
-
-/// The first field that differs, with both values.
-fn first_difference(name: &str, a: &Value, b: &Value) -> Option<(String, Value, Value)> {
-    match (a, b) {
-        (Value::Object(a), Value::Object(b)) => a.keys().chain(b.keys()).find_map(|key| {
-            let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-            first_difference(&name, a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null))
-        }),
-        _ => (a != b).then(|| (name.to_owned(), a.clone(), b.clone())),
     }
 }
 

@@ -222,3 +222,48 @@ fn what_cannot_be_is_said() {
         assert!(parts.iter().all(|part| stderr(&done).contains(part)), "{args:?}: {}", stderr(&done));
     }
 }
+
+/// The most memory that a training took, in bytes.
+#[cfg(target_os = "linux")]
+fn peak(at: &Path, args: &[&str]) -> usize {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_vitscope"))
+        .current_dir(at)
+        .args(args)
+        .env("RAYON_NUM_THREADS", "2")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (status, mut peak) = (format!("/proc/{}/status", child.id()), 0);
+    // The kernel keeps the peak, but only as long as the process lives.
+    while child.try_wait().unwrap().is_none() {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        peak = line.map_or(peak, |line| line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(child.wait().unwrap().success() && peak > 0);
+    peak
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_does_not_grow_with_the_number_of_images() {
+    let (few, many) = (20, 200);
+    let folders = [few, many].map(|count| {
+        let folder = tempfile::tempdir().unwrap();
+        photos(folder.path(), count);
+        folder
+    });
+    // 40 steps of 1000 tokens: every picture of the many is read, 197 tokens of 512 bytes each.
+    let words = "sae train photos -q --layer 0 --latents 32 --k 4 --train-batch 1000 --buffer 2000 --steps 40 -o out";
+    let held = (many - few) * 197 * 512;
+    for cache in ["", " --cache cache --shard-tokens 1000"] {
+        let words = format!("{words}{cache}");
+        let words: Vec<&str> = words.split(' ').collect();
+        let [less, more] = folders.each_ref().map(|folder| {
+            let _ = std::fs::remove_dir_all(folder.path().join("out"));
+            peak(folder.path(), &words)
+        });
+        assert!(more < less + held / 2, "{cache}: {less} bytes for {few} images, {more} for {many}");
+    }
+}

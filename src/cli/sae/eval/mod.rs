@@ -190,12 +190,10 @@ impl EvalArgs {
 
     /// Everything that decides the result, but the pictures and the SAEs.
     fn options(&self, engine: &Engine, preprocess: &Preprocess) -> anyhow::Result<Value> {
-        let mut steps = serde_json::to_value(preprocess)?;
-        steps["exif"] = self.preprocess.exif.into();
         Ok(json!({
             "vitscope": env!("CARGO_PKG_VERSION"),
-            "model": { "name": engine.checkpoint.label, "hash": engine.checkpoint.hash() },
-            "preprocess": steps,
+            "model": setup::model_record(engine),
+            "preprocess": setup::preprocess_record(preprocess, self.preprocess.exif)?,
             "template": self.texts.template.to_string(),
             "labels": self.labels.as_ref().map(Labels::to_string),
             "captions": self.captions.as_ref().map(|path| path.display().to_string()),
