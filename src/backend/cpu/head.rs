@@ -55,15 +55,14 @@ pub fn reverse<T: Real>(dembed: &mut [T], embed: &[T], cos: &[T], texts: &[T], r
     }
 }
 
-/// d softmax_target / d cos_k = scale s_target (delta - s_k).
+/// d softmax_target / d cos_k = scale s_target (delta - s_k). The slopes sum to zero: the target's is minus the sum of the
+/// others, as 1 - s_target would cancel where the target is nearly certain.
 fn softmax_slopes<T: Real>(slopes: &mut [T], cos: &[T], target: usize, scale: T) {
     let max = cos.iter().fold(T::NEG_INFINITY, |m, &c| m.max(c));
     slopes.iter_mut().zip(cos).for_each(|(s, &c)| *s = (scale * (c - max)).exp());
     let sum: T = slopes.iter().copied().sum();
-    slopes.iter_mut().for_each(|s| *s /= sum);
-    let own = slopes[target];
-    for (k, s) in slopes.iter_mut().enumerate() {
-        let delta = if k == target { T::ONE } else { T::ZERO };
-        *s = scale * own * (delta - *s);
-    }
+    let own = slopes[target] / sum;
+    slopes[target] = T::ZERO;
+    slopes.iter_mut().for_each(|s| *s = -scale * own * (*s / sum));
+    slopes[target] = -slopes.iter().copied().sum::<T>();
 }

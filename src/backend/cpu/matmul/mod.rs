@@ -49,7 +49,7 @@ use amx::{Amx, Line, STEP, STEP_LINES, WIDTH};
 use fma::PanelRow;
 use rayon::prelude::*;
 
-pub use product::{product, product_two};
+pub use product::{Epilogue, product, product_two};
 pub use small::{Mat, MatMut, gemm_small};
 
 /// Which instructions compute a product.

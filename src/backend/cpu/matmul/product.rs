@@ -27,7 +27,7 @@ const EPILOGUE_PANELS: usize = 8;
 
 /// What is done to a finished piece of Y: row, first column, values, and the same piece of the second output, empty if
 /// there is none.
-type Epilogue<'e> = dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync + 'e;
+pub type Epilogue<'e> = dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync + 'e;
 
 /// `Y = X W^T`, in parallel on the current rayon pool.
 ///
@@ -62,7 +62,7 @@ pub fn product_two(
     ldx: usize,
     m: usize,
     w: &Panels,
-    epilogue: &(dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync),
+    epilogue: &Epilogue,
 ) {
     run(y, Some(second), ldy, x, ldx, m, w, epilogue);
 }
