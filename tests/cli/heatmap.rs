@@ -131,7 +131,7 @@ fn before_and_after_an_edit_are_faded_by_one_measure() {
     for (scale, texts) in [("own", &["cat"][..]), ("shared", &["cat", "dog", "a car"])] {
         let mut before = vec!["heatmap", "--scale", scale, "--format", "npy"];
         before.extend(texts.iter().flat_map(|text| ["--text", text]));
-        let args = with(&before, &spliced, &["--edit", "scale:30=4", "--edit", "set:5=2"]);
+        let args = with(&before, &spliced, &["--splice", "keep-error", "--edit", "scale:30=0.5"]);
         vitscope(folder.path(), &args).code(0);
         let lines = lines(&folder.path().join("out/results.jsonl"));
         let runs: Vec<&Value> = lines.iter().flat_map(|line| [line, &line["baseline"]]).collect();
