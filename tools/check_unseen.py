@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from demo.program import Program
 from oracle import tiny
+from oracle.clip import DTYPES
 from oracle.committed import places, tokenize
 from oracle.request import Job, Request
 from PIL import Image
@@ -94,9 +95,9 @@ class Subject:
         edits = [edit.format(**names) for edit in request.edits]
         return replace(request, edits=edits, score=request.score.format(**names))
 
-    def oracle(self, request, sae):
+    def oracle(self, request, sae, dtype="f64"):
         """{(method, image, text): (score, map)}, and the smallest margin of a decision of the SAE."""
-        job = Job(request, self.folder, sae, self.ids, torch.float64)
+        job = Job(request, self.folder, sae, self.ids, DTYPES[dtype])
         tensors = job.tensors(self.pixels, deep=False)
         top = len(job.clip.layers) - 1 if job.latent is None else job.layer
         out = {}
@@ -110,8 +111,8 @@ class Subject:
         return out, job.sae.margin if job.sae else 1.0
 
     def compare(self, request, sae, dtype):
-        """The largest relative L2 distance of a score or map, and where; None where the oracle's own choice of
-        latents hangs by a thread."""
+        """The largest relative L2 distance of a score or map, torch's own in the same type, and where; None where the
+        oracle's own choice of latents hangs by a thread."""
         expected, margin = self.oracle(request, sae)
         before, margin_before = self.oracle(replace(request, edits=[]), sae) if request.edits else (None, 1.0)
         if min(margin, margin_before) <= MARGIN:
@@ -128,15 +129,18 @@ class Subject:
         maps = self.program.heatmap(self.images, texts, *options)
         if len(maps) != len(expected):
             sys.exit(f"{len(maps)} maps instead of {len(expected)}")
+        own = self.oracle(request, sae, dtype)[0]
+        own_before = self.oracle(replace(request, edits=[]), sae, dtype)[0] if before else None
         distances = []
         for one in maps:
             key = one.method, one.image, TEXTS.index(one.text) if texts else 0
-            pairs = [("", expected, one.score, one.heat)]
+            runs = [("", expected, own, one.score, one.heat)]
             if before:
-                pairs.append((" before", before, one.score_before, one.heat_before))
-            for when, reference, score, heat in pairs:
-                distances.append((distance(torch.tensor([score]), reference[key][0]), f"score{when} {key}"))
-                distances.append((distance(heat, reference[key][1]), f"map{when} {key}"))
+                runs.append((" before", before, own_before, one.score_before, one.heat_before))
+            for when, reference, torchs, score, heat in runs:
+                parts = zip(("score", "map"), (torch.tensor([score]), heat), reference[key], torchs[key])
+                for name, ours, exact, theirs in parts:
+                    distances.append((distance(ours, exact), distance(theirs, exact), f"{name}{when} {key}"))
         return max(distances)
 
 
@@ -171,9 +175,9 @@ def main():
             subject = Subject(Program(args.binary, folder), folder, images)
             print(f"model {number}: {spec.vision}, embed {spec.embed}, {spec.dtype}", flush=True)
             kind = kinds[number % len(kinds)]
-            for what, (value, where) in checks(subject, Path(root), spec, kind, rng, args.dtype):
+            for what, (value, torchs, where) in checks(subject, Path(root), spec, kind, rng, args.dtype):
                 worst = max(worst, value)
-                print(f"  {value:8.1e}  {what}: {where}", flush=True)
+                print(f"  {value:8.1e} (torch {torchs:.1e})  {what}: {where}", flush=True)
     print(f"worst relative L2: {worst:.1e} (bound {args.bound:.0e})")
     return 0 if worst <= args.bound else 1
 
