@@ -213,7 +213,7 @@ impl TensorFile {
             Dtype::F16 => convert(bytes, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
             _ => convert(bytes, |b: [u8; 2]| bf16::from_le_bytes(b).to_f32()),
         };
-        if let Some(at) = values.par_iter().position_first(|v| !v.is_finite()) {
+        if let Some(at) = first_not_finite(&values) {
             let found = values.get(at).copied().unwrap_or(f32::NAN);
             let at = at + rows.start * values.len().checked_div(rows.len()).unwrap_or(0);
             let found = format!("{found} at index {at}");
@@ -317,6 +317,14 @@ fn convert<const N: usize, T: Send>(bytes: &[u8], read: impl Fn([u8; N]) -> T + 
     const LEAST: usize = 1 << 14;
     let (elements, _) = bytes.as_chunks::<N>();
     elements.par_iter().with_min_len(LEAST).map(|&element| read(element)).collect()
+}
+
+/// Where the first value stands that is not finite. A chunk is looked through without a way out, which makes it fast.
+fn first_not_finite(values: &[f32]) -> Option<usize> {
+    const CHUNK: usize = 1 << 14;
+    let suspect = |chunk: &[f32]| chunk.iter().fold(false, |found, v| found | !v.is_finite());
+    let first = values.par_chunks(CHUNK).position_first(suspect)? * CHUNK;
+    Some(first + values[first..].iter().position(|v| !v.is_finite())?)
 }
 
 fn map(path: &Path) -> Result<Bytes> {

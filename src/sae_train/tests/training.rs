@@ -241,8 +241,8 @@ fn a_wrong_or_damaged_state_is_refused_by_name() {
         assert!(message.contains(why) && message.contains("safetensors"), "{message}");
     };
     let other_k = Recipe { algorithm: Algorithm::TopK { k: 4, aux: 0.5, k_aux: 4 }, ..recipe.clone() };
-    refused(&other_k, D, &file, "algorithm.k = 3, not 4");
-    refused(&Recipe { learning_rate: 1e-4, ..recipe.clone() }, D, &file, "learning_rate = 0.003, not 0.0001");
+    refused(&other_k, D, &file, "algorithm.k was 3, now 4");
+    refused(&Recipe { learning_rate: 1e-4, ..recipe.clone() }, D, &file, "learning_rate was 0.003, now 0.0001");
     refused(&recipe, D + 1, &file, "width 20, not 21");
     refused(&recipe, D, &folder.path().join("none.safetensors"), "no such file");
 
