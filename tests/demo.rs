@@ -142,7 +142,10 @@ fn without_the_latents_of_a_cat_the_cat_is_gone_and_the_pizza_is_not() {
     let after = explain(vec![format!("zero:{}", ids.join(",")).parse().unwrap()], false).result;
     let heat = |map: &vitscope::engine::MapValues| map.values.iter().map(|v| v.max(0.0)).sum::<f32>();
     let (cat, pizza) = (0, 1);
-    println!("cat {} to {}, pizza {} to {}", before.scores[cat], after.scores[cat], before.scores[pizza], after.scores[pizza]);
+    println!(
+        "cat {} to {}, pizza {} to {}",
+        before.scores[cat], after.scores[cat], before.scores[pizza], after.scores[pizza]
+    );
     assert!(after.scores[cat] < 0.75 * before.scores[cat]);
     assert!(after.scores[pizza] > 0.9 * before.scores[pizza]);
     assert!(heat(&after.maps[cat]) < 0.7 * heat(&before.maps[cat]));

@@ -162,6 +162,12 @@ impl<T: Number> Default for CpuRunner<T> {
     }
 }
 
+/// Runs a pass on one of the pool's own threads. From any other thread each of its hundreds of parallel loops would wake
+/// a worker and then the caller again, which costs as much as a small operation.
+fn on_the_pool<R: Send>(pass: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| pass())
+}
+
 /// What a job needs beside the backend: everything that borrows.
 struct Parts<'a, B: Backend> {
     vision: &'a Vision<B::Matrix, B::Vector>,
@@ -327,7 +333,8 @@ impl<T: Number> Runner for CpuRunner<T> {
         memory.rewind();
         let keys = job.keys.iter().copied().collect();
         let variants: Vec<&[Edit]> = job.variants.iter().map(Vec::as_slice).collect();
-        let outputs = parts.model::<Cpu<T>>(job, &keys).run(&self.backend, &mut memory, pixels, &variants)?;
+        let model = parts.model::<Cpu<T>>(job, &keys);
+        let outputs = on_the_pool(|| model.run(&self.backend, &mut memory, pixels, &variants))?;
         let watched = memory.take_watched();
         self.memory = Some((Pass::Job(Box::new(job.clone())), memory));
         Ok(JobOutput { variants: outputs, watched })

@@ -23,7 +23,7 @@ const MAX_ROWS: usize = 256;
 /// Rows for which a panel of W is worth loading more than once.
 const MIN_ROWS: usize = 128;
 /// Panels of Y after which the epilogue sees their rows.
-const EPILOGUE_PANELS: usize = 8;
+const EPILOGUE_PANELS: usize = 16;
 
 /// What is done to a finished piece of Y: row, first column, values, and the same piece of the second output, empty if
 /// there is none.
@@ -225,7 +225,7 @@ impl Task<'_> {
         }
     }
 
-    /// After every eighth finished panel and the last: hands the columns since then to the epilogue, row by row.
+    /// After every sixteenth finished panel and the last: hands the columns since then to the epilogue, row by row.
     fn finish(&mut self, panel: usize, epilogue: &Epilogue) {
         let done = panel + 1 - self.panels.start;
         if !done.is_multiple_of(EPILOGUE_PANELS) && panel + 1 < self.panels.end {
