@@ -1,16 +1,10 @@
 // Checks of single accesses: bounds, unwritten bytes, copies in flight, races. Shared memory and global memory.
-#include <cstdio>
+#include <algorithm>
 #include <cstring>
 
 #include "block.h"
 
 namespace emu {
-
-std::string hex(uint64_t value) {
-    char text[32];
-    snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
-    return text;
-}
 
 static const char* name_of(Access kind) {
     switch (kind) {
@@ -90,7 +84,7 @@ void Block::land_copy(uint32_t offset, uint32_t bytes, uint32_t thread, uint32_t
 void Block::touch(const void* pointer, uint32_t bytes, Access kind, Site site) {
     const uintptr_t address = uintptr_t(pointer);
     if (in_shared(address)) {
-        counters->note_shared(running->thread, site, uint32_t(address - uintptr_t(arena)), bytes, kind);
+        counters->note_shared(running->thread, site, uint32_t(address - uintptr_t(arena)), bytes);
         return touch_shared(uint32_t(address - uintptr_t(arena)), bytes, kind, site);
     }
     if (stacks.holds(address)) {
@@ -107,7 +101,7 @@ void Block::touch(const void* pointer, uint32_t bytes, Access kind, Site site) {
         last_allocation = a;
     }
     if (address & (bytes - 1)) fail("alignment", sized(kind, bytes) + " at an address that is no multiple of it", site);
-    counters->note_global(running->thread, site, address, bytes, kind);
+    counters->note_global(running->thread, site, address, bytes);
     if (is_checked()) touch_global(*last_allocation, address, bytes, kind, site);
 }
 

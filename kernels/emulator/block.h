@@ -77,7 +77,6 @@ struct SharedArray {
 // What all blocks of a launch share.
 struct Launch {
     const Kernel* kernel;
-    const char* name;
     const void* const* parameters;
     uint3 grid, block;
     uint32_t dynamic_shared;
@@ -175,7 +174,5 @@ class Block {
 
 // The block that this OS thread executes, or null outside a launch.
 Block* executing();
-
-std::string hex(uint64_t value);
 
 }  // namespace emu

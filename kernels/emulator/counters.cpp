@@ -7,7 +7,7 @@ namespace emu {
 
 void Counters::note(uint32_t thread, Site site, uint64_t address, uint32_t bytes, bool is_global) {
     const uint32_t turn = turns[uint64_t(site) * 1031 + thread]++;
-    open[{site, thread / 32, turn, is_global}].push_back({address, bytes});
+    open[{site, thread / 32, turn, is_global}].push_back({address, bytes, thread % 32});
 }
 
 // Passes over 32 banks for lanes that are served together: the most different words that fall on one bank.
@@ -47,10 +47,11 @@ void Counters::flush() {
         // 128 bytes are served at a time: accesses of 8 bytes by half warps, of 16 bytes by quarters.
         shared_accesses++;
         const size_t together = std::max<size_t>(1, 32 / std::max<size_t>(1, lanes[0].bytes / 4));
-        for (size_t first = 0; first < lanes.size(); first += together) {
+        for (uint32_t first = 0; first < 32; first += uint32_t(together)) {
             std::vector<uint32_t> words;
-            for (size_t i = first; i < std::min(lanes.size(), first + together); i++) {
-                for (uint64_t b = lanes[i].address / 4; b * 4 < lanes[i].address + lanes[i].bytes; b++) words.push_back(uint32_t(b));
+            for (const Lane& l : lanes) {
+                if (l.lane < first || l.lane >= first + together) continue;
+                for (uint64_t b = l.address / 4; b * 4 < l.address + l.bytes; b++) words.push_back(uint32_t(b));
             }
             const std::set<uint32_t> distinct(words.begin(), words.end());
             shared_passes += passes(words);

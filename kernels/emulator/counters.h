@@ -8,7 +8,6 @@
 #include <unordered_map>
 #include <vector>
 
-#include "races.h"
 #include "report.h"
 
 namespace emu {
@@ -26,10 +25,10 @@ struct Totals {
 class Counters : public Totals {
   public:
     explicit Counters(bool counts_accesses) : counts_accesses(counts_accesses) {}
-    void note_global(uint32_t thread, Site site, uint64_t address, uint32_t bytes, Access) {
+    void note_global(uint32_t thread, Site site, uint64_t address, uint32_t bytes) {
         if (counts_accesses) note(thread, site, address, bytes, true);
     }
-    void note_shared(uint32_t thread, Site site, uint32_t address, uint32_t bytes, Access) {
+    void note_shared(uint32_t thread, Site site, uint32_t address, uint32_t bytes) {
         if (counts_accesses) note(thread, site, address, bytes, false);
     }
     // The 8 rows of 16 bytes of one matrix of ldmatrix, one pass when they lie in different banks.
@@ -40,7 +39,7 @@ class Counters : public Totals {
   private:
     struct Lane {
         uint64_t address;
-        uint32_t bytes;
+        uint32_t bytes, lane;
     };
     struct Key {
         Site site;

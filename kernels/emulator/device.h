@@ -9,12 +9,7 @@
 #include <cstring>
 #include <utility>
 
-#define __global__
-#define __device__
-#define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
-#define __grid_constant__
-#define __restrict__ __restrict
 
 struct uint3 {
     unsigned x, y, z;

@@ -141,7 +141,7 @@ API EmuReport* emu_launch(EmuDevice* device, EmuModule* module, const char* name
                              const uint32_t block[3], uint32_t dynamic_shared, const void* const* parameters) {
     auto* result = new EmuReport;
     const EmuSettings& settings = device->settings;
-    Launch launch{find_kernel(module, name), name, parameters, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]},
+    Launch launch{find_kernel(module, name), parameters, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]},
                   dynamic_shared, &device->memory, &result->report, ++device->launches, settings.seed,
                   settings.is_checked != 0, module->start, module->end};
     const std::string why = launch.kernel ? refusal(launch) : std::string("no kernel `") + name + "` in the module";

@@ -42,7 +42,6 @@ class Memory {
     bool release(uint64_t address);
     // The allocation that holds the first byte, or null.
     Allocation* find(uint64_t address);
-    const std::map<uint64_t, Allocation>& all() const { return table; }
     std::map<uint64_t, Allocation>& all() { return table; }
     // "17 bytes past the end of the allocation of 64 bytes at ..": for messages.
     std::string near(uint64_t address) const;

@@ -12,9 +12,14 @@ template <class T> struct alignas(16) Vec {
 #ifdef VITSCOPE_EMULATED
 // One access for the checks, as it is one on the GPU.
 typedef u32 Words4 __attribute__((vector_size(16), may_alias));
+typedef float Pair __attribute__((vector_size(8), may_alias));
 #else
 typedef uint4 Words4;
+typedef float2 Pair;
 #endif
+
+// 8 bytes at once.
+DEV void store_pair(float* to, float first, float second) { *reinterpret_cast<Pair*>(to) = Pair{first, second}; }
 
 template <class T> DEV Vec<T> load_vec(const T* from) {
     union {

@@ -164,3 +164,26 @@ fn rung_2_gives_a_row_the_same_bits_in_any_batch() {
         assert_eq!(run(&x[first * k..][..rows * k]), all[first * n..][..rows * n], "rows {first}..{}", first + rows);
     }
 }
+
+/// Copies and `ldmatrix` are free of bank conflicts, and memory is touched in whole sectors.
+#[test]
+fn rung_2_has_no_bank_conflicts() {
+    for (rung, name) in [("forward_2", "gemm_forward__2__bf16"), ("reverse_2", "gemm_reverse__2__bf16")] {
+        let emulator = Emulator::new(&CXX, Settings { counts: true, ..Settings::checked(0) }).unwrap();
+        let module = module(&emulator, "gemm", rung);
+        let (m, n, k) = (128, 128, 64);
+        let [x, w] = [m * k, n * k].map(|values| emulator.upload(&random::<bf16>(values, 1.0, 0.0, 1)).unwrap());
+        let (y, null) = (emulator.unwritten::<bf16>(m * n).unwrap(), Arg::Pointer(0));
+        let sizes = [m as i32, n as i32, k as i32].map(Arg::I32);
+        let args = if rung == "forward_2" {
+            [&[y.arg(), null, x.arg(), w.arg(), null, null, Arg::I64(0), Arg::I32(0)], &sizes[..]].concat()
+        } else {
+            [&[y.arg(), x.arg(), w.arg(), null, Arg::I32(1), Arg::I32(0)], &sizes[..]].concat()
+        };
+        let counters = emulator.launch(&module, name, shape(2, m, n), &args).unwrap().passed().unwrap();
+        // 8 warps, 64 x 32 of C each, 4 steps of 16 in k.
+        assert_eq!(counters.matrix_products, 8 * 4 * 4 * 4);
+        assert_eq!(counters.global_sectors, counters.global_sectors_needed, "{name}");
+        assert_eq!(counters.shared_passes, counters.shared_passes_needed, "{name} {counters:?}");
+    }
+}

@@ -4,6 +4,7 @@
 
 mod bugs;
 mod gemm;
+mod instructions;
 mod layer_norm;
 mod numbers;
 mod runtime;

@@ -84,11 +84,15 @@ impl HostCxx {
         // One translation unit: the headers are read once.
         let units = EMULATOR.iter().filter(|source| source.name.ends_with(".cpp"));
         let all: String = units.map(|unit| format!("#include \"{}\"\n", unit.name)).collect();
-        let parts = [&[all.as_str()], RUNTIME_LIBRARIES].concat();
+        let parts = [&[all.as_str()], RUNTIME_LIBRARIES, processor_flags()].concat();
         self.cached("emulator", &parts, EMULATOR, |folder, out| {
             write(&folder.join("runtime.cpp"), &all)?;
             let mut command = self.command(folder);
-            command.args(["-shared", "-I.", "runtime.cpp", "-o"]).arg(out).args(RUNTIME_LIBRARIES);
+            command
+                .args(processor_flags())
+                .args(["-shared", "-I.", "runtime.cpp", "-o"])
+                .arg(out)
+                .args(RUNTIME_LIBRARIES);
             run(command, "the emulator's runtime")
         })
     }
@@ -173,7 +177,7 @@ fn version(compiler: &Path) -> Option<String> {
     output.status.success().then(|| format!("{} {}", compiler.display(), text.lines().next().unwrap_or_default()))
 }
 
-/// Instructions that this processor has and that make emulated kernels faster.
+/// Instructions that this processor has and that make the emulator faster.
 fn processor_flags() -> &'static [&'static str] {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("bmi2") {
