@@ -7,6 +7,7 @@
 //! target-major, over forward tensors of `B` images. Image `g` of the gradient belongs to image `g % B` of the forward.
 
 pub mod cpu;
+pub mod gpu;
 pub mod plan;
 
 pub use plan::{Indices, Memory, Plan, Recorder, Rows, Tensor};

@@ -1,0 +1,58 @@
+// The emulator's C interface: what a host program, or a stand-in for the driver library, builds on.
+//
+// A device is a memory; modules are shared objects of kernels that link against this runtime. Nothing is global:
+// several devices may be used at once, each by one thread at a time.
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+struct EmuDevice;
+struct EmuModule;
+struct EmuReport;
+
+struct EmuSettings {
+    uint64_t memory_bytes;   // capacity of the device
+    uint64_t seed;           // 0: threads run in order; otherwise this seeds their random order
+    uint32_t is_checked;     // 1: races, bounds, unwritten reads (modules compiled for it)
+    uint32_t counts;         // 1: warp accesses are put together and counted (needs is_checked)
+    uint32_t threads;        // OS threads a launch may use; a checked launch uses one
+};
+
+struct EmuFinding {
+    const char *kind, *message, *where, *other;
+    uint32_t block[3], thread[3];
+    uint64_t count;
+};
+
+struct EmuCounters {
+    uint64_t switches, collectives, matrix_products;
+    uint64_t global_accesses, global_sectors, global_sectors_needed;
+    uint64_t shared_accesses, shared_passes, shared_passes_needed;
+};
+
+EmuDevice* emu_device_open(const EmuSettings* settings);
+void emu_device_close(EmuDevice* device);
+
+// A device address, or 0 when the memory is used up.
+uint64_t emu_allocate(EmuDevice* device, uint64_t bytes);
+// These return 0, or 1 when the range is not inside one allocation.
+int emu_release(EmuDevice* device, uint64_t address);
+int emu_upload(EmuDevice* device, uint64_t to, const void* from, uint64_t bytes);
+int emu_download(EmuDevice* device, void* to, uint64_t from, uint64_t bytes);
+
+// Null on failure, with the reason in `error`.
+EmuModule* emu_module_open(const char* path, char* error, uint64_t error_bytes);
+void emu_module_close(EmuModule* module);
+// The number of the kernel's parameters and up to `limit` of their sizes; -1 when there is no such kernel.
+int32_t emu_kernel_parameters(EmuModule* module, const char* kernel, uint32_t* sizes, uint32_t limit);
+
+// Runs a kernel to its end. The report is the caller's to close.
+EmuReport* emu_launch(EmuDevice* device, EmuModule* module, const char* kernel, const uint32_t grid[3],
+                      const uint32_t block[3], uint32_t dynamic_shared, const void* const* parameters);
+uint64_t emu_report_count(const EmuReport* report);
+void emu_report_finding(const EmuReport* report, uint64_t index, EmuFinding* out);
+void emu_report_counters(const EmuReport* report, EmuCounters* out);
+void emu_report_close(EmuReport* report);
+}

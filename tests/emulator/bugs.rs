@@ -1,0 +1,79 @@
+//! Kernels with a planted bug, each caught at its line, and their correct twins, which pass.
+
+use vitscope::backend::gpu::{
+    emulator::{Emulator, Settings, Shape},
+    jit::Source,
+};
+
+use crate::CXX;
+
+const SHAPE: Shape = Shape { grid: [2, 1, 1], block: [128, 1, 1], shared: 0 };
+
+/// Runs both kernels of a file. The bug's finding is of one of `kinds` and names a line that is marked in the file.
+/// Seeds change the order of threads, and never whether the bug is seen.
+fn check(source: &Source, kinds: &[&str], blocks: u32) {
+    let marked: Vec<String> = (1..)
+        .zip(source.text.lines())
+        .filter(|(_, line)| line.contains("HERE"))
+        .map(|(number, _)| format!("{}:{number}", source.name))
+        .collect();
+    for seed in 0..4 {
+        let emulator = Emulator::new(&CXX, Settings::checked(seed)).unwrap();
+        let module = emulator.module(&CXX, source, &[]).unwrap();
+        let x = emulator.upload(&(0..128).collect::<Vec<i32>>()).unwrap();
+        let shape = Shape { grid: [blocks, 1, 1], ..SHAPE };
+        let run = |kernel| {
+            let y = emulator.unwritten::<i32>(128).unwrap();
+            let launched = emulator.launch(&module, kernel, shape, &[y.arg(), x.arg()]).unwrap();
+            (launched, y.download().unwrap())
+        };
+        let (good, _) = run("without_bug");
+        assert!(good.findings.is_empty(), "{} seed {seed}: {:#?}", source.name, good.findings);
+        let (bad, _) = run("with_bug");
+        let first = bad.findings.first().unwrap_or_else(|| panic!("{} seed {seed}: nothing found", source.name));
+        assert!(kinds.contains(&first.kind.as_str()), "{} seed {seed}: {first}", source.name);
+        let place = first.place.split(' ').next().unwrap().to_owned();
+        assert!(marked.contains(&place), "{} seed {seed}: {first}", source.name);
+        assert!(bad.passed().unwrap_err().to_string().contains(&place));
+    }
+}
+
+macro_rules! bugs {
+    ($($name:ident: $kinds:expr, $blocks:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            const NAME: &str = concat!("tests/emulator/bugs/", stringify!($name), ".cu");
+            let source = Source { name: NAME, text: include_str!(concat!("bugs/", stringify!($name), ".cu")) };
+            check(&source, &$kinds, $blocks);
+        })*
+
+        /// The files whose bugs are tested above.
+        const TESTED: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+bugs! {
+    missing_barrier: ["uninitialised", "race"], 1;
+    missing_copy_wait: ["copy"], 1;
+    weak_copy_wait: ["copy"], 1;
+    early_release: ["race"], 1;
+    out_of_bounds: ["bounds"], 1;
+    out_of_shared: ["bounds"], 1;
+    unwritten_shared: ["uninitialised"], 1;
+    unwritten_global: ["uninitialised"], 1;
+    divergent_collective: ["divergence"], 1;
+    divergent_barrier: ["divergence"], 1;
+    missing_mbarrier_wait: ["copy", "race"], 1;
+    misaligned: ["alignment"], 1;
+    block_race: ["race"], 2;
+    missing_arrival: ["deadlock"], 1;
+}
+
+#[test]
+fn every_planted_bug_is_tested() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/emulator/bugs");
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        assert!(TESTED.contains(&path.file_stem().unwrap().to_str().unwrap()), "{}", path.display());
+    }
+}

@@ -1,0 +1,33 @@
+//! The emulator and the kernels it runs: every kernel over shapes with tails, and every check against a planted bug.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bugs;
+mod gemm;
+mod instructions;
+mod layer_norm;
+mod numbers;
+mod runtime;
+
+use std::{path::Path, sync::LazyLock};
+
+use vitscope::backend::gpu::{
+    emulator::{Emulator, Module, Settings},
+    jit::{self, HostCxx},
+};
+
+/// One compiler and one cache for all tests: what did not change is not compiled again.
+static CXX: LazyLock<HostCxx> = LazyLock::new(|| {
+    HostCxx::find(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator"))
+        .expect("the emulator's tests need a C++ compiler")
+});
+
+/// Every setting a kernel must pass under: in order, and in two orders of their own.
+fn checked() -> impl Iterator<Item = Emulator> {
+    [0, 1, 2].into_iter().map(|seed| Emulator::new(&CXX, Settings::checked(seed)).unwrap())
+}
+
+/// A rung's module.
+fn module(emulator: &Emulator, operation: &str, rung: &str) -> Module {
+    emulator.module(&CXX, jit::kernel(operation, rung).unwrap(), &[]).unwrap()
+}
