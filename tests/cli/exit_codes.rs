@@ -25,7 +25,7 @@ fn usage_errors_name_what_is_known() {
         (&["heatmap", "--texts-file", "none.txt"], "none.txt"),
         (&["heatmap", "--layer", "1"], "--sae"),
         (&["heatmap", "--edit", "zero:1"], "--sae"),
-        (&["features"], "no SAE"),
+        (&["features", "--model", "random:ViT-B-32"], "no SAE"),
     ];
     for (args, needle) in plain {
         let message = stderr(&vitscope(folder.path(), args).code(2));
