@@ -116,10 +116,11 @@ fn texts_are_read_as_the_card_says() {
 
 /// What the zeroing of latents is for: one thing goes, its neighbour stays.
 #[test]
-fn without_the_latents_of_a_cat_the_cat_is_gone_and_the_pizza_is_not() {
+fn without_the_latents_of_the_moon_the_moon_is_gone_and_the_rocket_is_not() {
     let mut engine = engine();
-    let scene = &demo::SCENES[0];
-    assert_eq!(scene.prompts[..2], ["a photo of a cat", "a photo of a pizza"]);
+    let scene = &demo::SCENES[2];
+    let texts = ["a photo of the moon", "a photo of a rocket"];
+    assert!(texts.iter().all(|text| scene.prompts.contains(text)));
     let picture = decode_bytes(scene.name, scene.png, &DecodeOptions::default()).unwrap();
     let prepared = engine.preprocess.apply(&picture).unwrap();
     let mut explain = |edits: Vec<Edit>, latents: bool| {
@@ -131,25 +132,21 @@ fn without_the_latents_of_a_cat_the_cat_is_gone_and_the_pizza_is_not() {
             splice: Splice::KeepError,
             through: Through::Exact,
         };
-        let asked = Request { sae: Some(sae), latents, ..request(&scene.prompts[..2]) };
+        let asked = Request { sae: Some(sae), latents, ..request(&texts) };
         let question = engine.ask(&asked).unwrap();
         engine.explain(&[&prepared], &question).unwrap().remove(0)
     };
     let before = explain(Vec::new(), true).result;
     let mut uses = latent_uses(before.latents.as_ref().unwrap(), 2);
     uses.sort_by(|a, b| b.contribution[0].total_cmp(&a.contribution[0]));
-    let ids: Vec<String> = uses[..5].iter().map(|latent| latent.id.to_string()).collect();
+    let ids: Vec<String> = uses[..3].iter().map(|latent| latent.id.to_string()).collect();
     let after = explain(vec![format!("zero:{}", ids.join(",")).parse().unwrap()], false).result;
     let heat = |map: &vitscope::engine::MapValues| map.values.iter().map(|v| v.max(0.0)).sum::<f32>();
-    let (cat, pizza) = (0, 1);
-    println!(
-        "cat {} to {}, pizza {} to {}",
-        before.scores[cat], after.scores[cat], before.scores[pizza], after.scores[pizza]
-    );
-    assert!(after.scores[cat] < 0.75 * before.scores[cat]);
-    assert!(after.scores[pizza] > 0.9 * before.scores[pizza]);
-    assert!(heat(&after.maps[cat]) < 0.7 * heat(&before.maps[cat]));
-    assert!(heat(&after.maps[pizza]) > 0.8 * heat(&before.maps[pizza]));
+    let (moon, rocket) = (0, 1);
+    assert!(after.scores[moon] < 0.6 * before.scores[moon], "{:?} {:?}", before.scores, after.scores);
+    assert!(after.scores[rocket] > 0.95 * before.scores[rocket], "{:?} {:?}", before.scores, after.scores);
+    assert!(heat(&after.maps[moon]) < 0.4 * heat(&before.maps[moon]));
+    assert!(heat(&after.maps[rocket]) > 0.85 * heat(&before.maps[rocket]));
 }
 
 #[test]
