@@ -321,6 +321,9 @@ fn streams_are_what_a_watched_pass_sees_whatever_else_is_asked_for() {
     assert_eq!(alone, std::slice::from_ref(&expected));
     let several = engine.streams(&images, &[0, 1, 2]).unwrap();
     assert!(several[1] == expected && several[0] != expected && several[2] != expected);
+    let embedded = engine.embed_images(&images, &[1]).unwrap();
+    let streams: Vec<Vec<f32>> = embedded.streams.iter().map(|s| s.iter().map(|&v| v as f32).collect()).collect();
+    assert!(streams == alone && !embedded.embeddings.is_empty());
     assert!(engine.streams(&images, &[2, 0, 1]).is_err(), "blocks go in order");
     assert!(engine.streams(&images, &[9]).is_err());
 }

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The most tokens from which a trainer takes scale and decoder bias.
-const SAMPLE: usize = 16 * 1024;
+const SAMPLE: usize = 64 * 1024;
 const STATE: &str = "state.json";
 const BUFFER: &str = "buffer.safetensors";
 pub(super) const LOG: &str = "log.jsonl";

@@ -20,8 +20,8 @@ use crate::{
     weights::{Data, Dtype, TensorFile, write},
 };
 
-/// Rows that are read at a time: a part of an image, so that the buffer holds parts of as many images as it can. Parts of
-/// all shards are read in random order.
+/// Rows that are read at a time, in random order of all such parts. They lie far apart in their shard, so that the buffer
+/// holds tokens of as many images as it can.
 const ROWS: usize = 64;
 const INDEX: &str = "index.json";
 
@@ -228,12 +228,14 @@ impl ShardWriter {
     }
 }
 
-/// A part of a shard.
+/// A part of a shard: every `step`-th row from `first` on.
 #[derive(Debug, Clone, Copy)]
 struct Part {
     shard: usize,
     first: usize,
-    tokens: usize,
+    step: usize,
+    /// Rows of the shard.
+    of: usize,
 }
 
 /// Reads some layers of a finished cache in random order.
@@ -273,8 +275,8 @@ impl ShardSource {
             }
         }
         let parts = index.shards.iter().enumerate().flat_map(|(shard, Shard { tokens, .. })| {
-            let part = move |first| Part { shard, first, tokens: ROWS.min(tokens - first) };
-            (0..*tokens).step_by(ROWS).map(part)
+            let (of, step) = (*tokens, tokens.div_ceil(ROWS));
+            (0..step).map(move |first| Part { shard, first, step, of })
         });
         let parts: Vec<Part> = parts.collect();
         let order = order(parts.len(), seed, 0);
@@ -307,9 +309,10 @@ impl Source for ShardSource {
 
     fn next(&mut self) -> Result<Piece> {
         let part = self.parts[self.order[self.position.index]];
+        let rows = (part.first..part.of).step_by(part.step);
         let read = |&layer: &usize| {
             let file = TensorFile::open(&file(&self.folder, layer, part.shard))?;
-            file.read_f32_rows("x", part.first..part.first + part.tokens)
+            file.read_f32_every("x", part.first, part.step)
         };
         let layers = self.layers.iter().map(read).collect::<Result<Vec<_>>>()?;
         let mut next = Position { index: self.position.index + 1, ..self.position };
@@ -319,7 +322,7 @@ impl Source for ShardSource {
             self.order = order(self.parts.len(), self.seed, next.epoch);
         }
         self.position = next;
-        Ok(Piece { tokens: part.tokens, layers, ends_epoch })
+        Ok(Piece { tokens: rows.len(), layers, ends_epoch })
     }
 }
 

@@ -207,16 +207,43 @@ impl TensorFile {
             return Err(Error::tensor(self.shard_path(entry), name, expected, found));
         }
         let row_bytes = bytes.len().checked_div(all_rows).unwrap_or(0);
-        let bytes = bytes.get(rows.start * row_bytes..rows.end * row_bytes).unwrap_or_default();
+        let part = bytes.get(rows.start * row_bytes..rows.end * row_bytes).unwrap_or_default();
+        let before = rows.start * entry.shape.iter().skip(1).product::<usize>();
+        self.weight_values(name, entry, dtype, part, |at| before + at)
+    }
+
+    /// Reads every `step`-th row (of the first dimension) of a weight, from row `first` on. As [`TensorFile::read_f32`].
+    ///
+    /// # Errors
+    /// As [`TensorFile::read_f32`].
+    pub fn read_f32_every(&self, name: &str, first: usize, step: usize) -> Result<Vec<f32>> {
+        let entry = self.entry(name, || "a weight".into())?;
+        let dtype = self.weight_type(name, entry)?;
+        let bytes = self.data(entry);
+        let row_bytes = bytes.len().checked_div(entry.shape.first().copied().unwrap_or(1)).unwrap_or(0).max(1);
+        let rows = bytes.chunks_exact(row_bytes).skip(first).step_by(step.max(1));
+        let width = entry.shape.iter().skip(1).product::<usize>().max(1);
+        self.weight_values(name, entry, dtype, &rows.collect::<Vec<_>>().concat(), |at| {
+            (first + at / width * step) * width + at % width
+        })
+    }
+
+    /// The values of a part of a weight; `place` tells where in the whole the value stands that is not finite.
+    fn weight_values(
+        &self,
+        name: &str,
+        entry: &Entry,
+        dtype: Dtype,
+        bytes: &[u8],
+        place: impl Fn(usize) -> usize,
+    ) -> Result<Vec<f32>> {
         let values = match dtype {
             Dtype::F32 => convert(bytes, |b: [u8; 4]| f32::from_le_bytes(b)),
             Dtype::F16 => convert(bytes, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
             _ => convert(bytes, |b: [u8; 2]| bf16::from_le_bytes(b).to_f32()),
         };
         if let Some(at) = first_not_finite(&values) {
-            let found = values.get(at).copied().unwrap_or(f32::NAN);
-            let at = at + rows.start * values.len().checked_div(rows.len()).unwrap_or(0);
-            let found = format!("{found} at index {at}");
+            let found = format!("{} at index {}", values.get(at).copied().unwrap_or(f32::NAN), place(at));
             return Err(Error::tensor(self.shard_path(entry), name, "finite values", found));
         }
         Ok(values)
