@@ -248,23 +248,14 @@ fn peak(at: &Path, args: &[&str]) -> usize {
 #[cfg(target_os = "linux")]
 #[test]
 fn memory_does_not_grow_with_the_number_of_images() {
-<<<<<<< HEAD
-    let (few, many) = (20, 500);
-=======
-    let (few, many) = (50, 400);
->>>>>>> fvu
+    let (few, many) = (50, 500);
     let folders = [few, many].map(|count| {
         let folder = tempfile::tempdir().unwrap();
         photos(folder.path(), count);
         folder
     });
-<<<<<<< HEAD
     // 100 steps of 1000 tokens: every picture of the many is read, 197 tokens of 512 bytes each.
     let words = "sae train photos -q --layer 0 --latents 32 --k 4 --train-batch 1000 --buffer 2000 --steps 100 -o out";
-=======
-    // 80 steps of 1000 tokens: every picture of the many is read, 197 tokens of 512 bytes each.
-    let words = "sae train photos -q --layer 0 --latents 32 --k 4 --train-batch 1000 --buffer 2000 --steps 80 -o out";
->>>>>>> fvu
     let held = (many - few) * 197 * 512;
     for cache in ["", " --cache cache --shard-tokens 1000"] {
         let words = format!("{words}{cache}");
