@@ -54,7 +54,8 @@ pub struct TrainArgs {
     output: PathBuf,
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Tokens in the buffer that batches are drawn from
+    /// Tokens in the buffer that batches are drawn from. Tokens of a --cache come in already mixed, those of images one
+    /// image after the other: then a larger buffer mixes better
     #[arg(long, default_value_t = 65536, value_name = "TOKENS", help_heading = "Activations")]
     buffer: usize,
     /// Images that share a pass of the model
