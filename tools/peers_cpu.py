@@ -21,6 +21,8 @@ import time
 import warnings
 from pathlib import Path
 
+from sae_training.machine import cpu
+
 ROOT = Path(__file__).resolve().parent.parent
 BINARY = ROOT / "target" / "release" / "vitscope"
 
@@ -196,7 +198,7 @@ def _report(args, versions, rows, load):
         "threads": args.threads,
         "rounds": args.rounds,
         "repeat": args.repeat,
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "date": datetime.date.today().isoformat(),
         "versions": versions,
         "load_before_after": [round(x, 2) for x in load],
@@ -207,15 +209,6 @@ def _report(args, versions, rows, load):
 def _speed(base, seconds):
     """Median of the rounds' ratios: a slow spell of the machine hits both sides of a round."""
     return round(statistics.median(b / s for b, s in zip(base, seconds)), 3) if base else None
-
-
-def _cpu():
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _print(report):

@@ -2,24 +2,12 @@
 
 import numpy as np
 
-from .measurement import PROMPT, chance, judged
+from .measurement import METHODS, PROMPT, chance, judged
 from .splits import generator
 
-METHODS = (
-    "grad-eclip",
-    "grad-eclip:heads=single",
-    "attention",
-    "rollout",
-    "chefer",
-    "legrad",
-    "grad-cam",
-    "gradient",
-    "gradient-x-input",
-    "integrated-gradients",
-    "smoothgrad",
-)
 # They go through the model dozens of times.
 SLOW = ("integrated-gradients", "smoothgrad")
+ALL = (*METHODS, *SLOW)
 
 
 def measure(program, scenes, folder, concepts, sizes, slow_every, seed):
@@ -35,7 +23,7 @@ def measure(program, scenes, folder, concepts, sizes, slow_every, seed):
         missing = PROMPT.format(others[rng.integers(len(others))].phrase)
         prompts = [entry["prompt"] for entry in scene["objects"]]
         # Slow methods take some from the whole range, since the scenes come by number of objects.
-        methods = [method for method in METHODS if method not in SLOW or number % slow_every == 0]
+        methods = [method for method in ALL if method not in SLOW or number % slow_every == 0]
         options = [word for method in methods for word in ("--method", method)]
         maps = program.heatmap([folder / scene["file"]], [*prompts, missing], *options)
         # The program spells out all options of a method, but keeps the order.
