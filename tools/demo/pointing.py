@@ -73,7 +73,7 @@ def measure(program, scenes, folder, concepts, sizes, slow_every, seed):
     hit, centre, energy = np.mean(chances, 0)
     nothing, lowest = np.array(scores["absent"]).T
     return {
-        "methods": {method: line(method) for method in METHODS},
+        "methods": {method: line(method) for method in ALL},
         "chance": {"hit": float(hit), "centre": float(centre), "energy": float(energy)},
         "scores": {
             "present": float(np.mean(scores["present"])),
