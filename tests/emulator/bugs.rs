@@ -1,8 +1,9 @@
 //! Kernels with a planted bug, each caught at its line, and their correct twins, which pass.
 
 use vitscope::backend::gpu::{
-    emulator::{Emulator, Settings, Shape},
+    emulator::{Emulator, Settings},
     jit::Source,
+    launch::Shape,
 };
 
 use crate::CXX;

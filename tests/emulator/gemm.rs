@@ -1,7 +1,10 @@
 //! Matrix products with their epilogues, forward and reverse, both rungs, against f64.
 
 use half::{bf16, f16};
-use vitscope::backend::gpu::emulator::{Arg, Emulator, Module, Settings, Shape};
+use vitscope::backend::gpu::{
+    emulator::{Emulator, Module, Settings},
+    launch::{Arg, Shape},
+};
 
 use crate::{
     CXX, checked, module,

@@ -4,8 +4,9 @@ use half::{bf16, f16};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use vitscope::backend::gpu::{
-    emulator::{Emulator, Settings, Shape},
+    emulator::{Emulator, Settings},
     jit::Source,
+    launch::Shape,
 };
 
 use crate::{CXX, checked, numbers::random};

@@ -1,11 +1,16 @@
 //! LayerNorm and its reverse, both rungs, against f64.
 
 use half::{bf16, f16};
-use vitscope::backend::gpu::emulator::{Arg, Emulator, Module, Shape};
+use vitscope::backend::gpu::{
+    emulator::Emulator,
+    launch::{self, Ladder, Target},
+    layer_norm,
+};
 
 use crate::{
-    checked, module,
+    checked,
     numbers::{Storage, assert_close, f32_steps, random},
+    run,
 };
 
 const EPS: f32 = 1e-5;
@@ -29,20 +34,7 @@ fn forward<T: Storage>(x: &[T], stride: usize, gain: &[f32], bias: &[f32], n: us
     exact
 }
 
-/// The launch of a rung: a thread per row, or a warp.
-fn shape(rung: u32, rows: usize) -> Shape {
-    let threads = rows * if rung == 1 { 1 } else { 32 };
-    Shape { grid: [threads.div_ceil(128) as u32, 1, 1], block: [128, 1, 1], shared: 0 }
-}
-
-fn check<T: Storage>(
-    emulator: &Emulator,
-    forward_module: &Module,
-    reverse_module: &Module,
-    rung: u32,
-    n: usize,
-    d: usize,
-) {
+fn check<T: Storage>(emulator: &Emulator, rung: u32, n: usize, d: usize) {
     let what = format!("rung {rung} n {n} D {d}");
     // Rows of a wider tensor; a mean far from 0, as in a residual stream; gradients of two targets.
     let (stride, g) = (d + 8, n * 2);
@@ -56,12 +48,18 @@ fn check<T: Storage>(
     let (dev_x, dev_gain, dev_bias) =
         (emulator.upload(&x).unwrap(), emulator.upload(&gain).unwrap(), emulator.upload(&bias).unwrap());
     let (y, stats) = (emulator.unwritten::<T>(n * d).unwrap(), emulator.unwritten::<f32>(n * 2).unwrap());
-    let sizes = [Arg::F32(EPS), Arg::I32(n as i32), Arg::I32(d as i32)];
-    let args =
-        [&[y.arg(), stats.arg(), dev_x.arg(), Arg::I64(stride as i64), dev_gain.arg(), dev_bias.arg()], &sizes[..]]
-            .concat();
-    let name = format!("layer_norm_forward__{rung}__{}", T::NAME);
-    emulator.launch(forward_module, &name, shape(rung, n), &args).unwrap().passed().unwrap();
+    let pass = layer_norm::Forward {
+        y: y.address(),
+        stats: stats.address(),
+        x: dev_x.address(),
+        stride,
+        gain: dev_gain.address(),
+        bias: dev_bias.address(),
+        eps: EPS,
+        n,
+        width: d,
+    };
+    run(emulator, &pass, rung, T::STORAGE).unwrap();
     assert_close(&what, &y.download().unwrap(), &exact.y, slack);
     let near = |i: usize| steps * 8.0 * exact.stats[i].abs().max(1.0);
     assert_close(&what, &stats.download().unwrap(), &exact.stats, near);
@@ -81,37 +79,51 @@ fn check<T: Storage>(
             dx.extend((0..d).map(|i| base(i) + rstd * (t(i) - mean_t - xhat(i) * mean_tx)));
         }
         let dev_dx = if accumulate { emulator.upload(&held).unwrap() } else { emulator.unwritten(g * d).unwrap() };
-        let sizes = [n as i32, g as i32, d as i32, accumulate.into()].map(Arg::I32);
-        let args = [
-            &[dev_dx.arg(), dev_dy.arg(), dev_x.arg(), Arg::I64(stride as i64), stats.arg(), dev_gain.arg()],
-            &sizes[..],
-        ]
-        .concat();
-        let name = format!("layer_norm_reverse__{rung}__{}", T::NAME);
-        emulator.launch(reverse_module, &name, shape(rung, g), &args).unwrap().passed().unwrap();
+        let pass = layer_norm::Reverse {
+            dx: dev_dx.address(),
+            dy: dev_dy.address(),
+            x: dev_x.address(),
+            stride,
+            stats: stats.address(),
+            gain: dev_gain.address(),
+            n,
+            g,
+            width: d,
+            accumulate,
+        };
+        run(emulator, &pass, rung, T::STORAGE).unwrap();
         // |t| <= 1.5, |xhat| <= 2.5: four sums of D terms, times rstd; the statistics themselves are off by `near`.
         let slack = |i: usize| steps * 64.0 * exact.stats[i / d % n * 2 + 1].max(1.0);
         assert_close(&what, &dev_dx.download().unwrap(), &dx, slack);
     }
 }
 
-fn check_rung(rung: u32, files: [&str; 2], shapes: &[(usize, usize)]) {
+fn check_rung(rung: u32, shapes: &[(usize, usize)]) {
     for emulator in checked() {
-        let [forward, reverse] = files.map(|file| module(&emulator, "layer_norm", file));
         for &(n, d) in shapes {
-            check::<f32>(&emulator, &forward, &reverse, rung, n, d);
-            check::<f16>(&emulator, &forward, &reverse, rung, n, d);
-            check::<bf16>(&emulator, &forward, &reverse, rung, n, d);
+            check::<f32>(&emulator, rung, n, d);
+            check::<f16>(&emulator, rung, n, d);
+            check::<bf16>(&emulator, rung, n, d);
         }
     }
 }
 
 #[test]
 fn rung_1_is_right_for_any_shape() {
-    check_rung(1, ["forward_1", "reverse_1"], &[(1, 1), (17, 5), (50, 64), (129, 33), (3, 768)]);
+    check_rung(1, &[(1, 1), (17, 5), (50, 64), (129, 33), (3, 768)]);
 }
 
 #[test]
 fn rung_2_is_right_for_whole_vectors() {
-    check_rung(2, ["forward_2", "reverse_2"], &[(1, 8), (17, 64), (50, 96), (3, 768), (5, 1024), (1, 2048)]);
+    check_rung(2, &[(1, 8), (17, 64), (50, 96), (3, 768), (5, 1024), (1, 2048)]);
+}
+
+#[test]
+fn rung_2_leaves_other_widths_to_rung_1() {
+    let pass =
+        |width| layer_norm::Forward { y: 0, stats: 0, x: 0, stride: width, gain: 0, bias: 0, eps: EPS, n: 1, width };
+    let target = |storage| Target { storage, architecture: 80 };
+    assert!(pass(12).launches(2, target(launch::Storage::F32)).is_some());
+    assert!(pass(12).launches(2, target(launch::Storage::F16)).is_none());
+    assert!(pass(2056).launches(2, target(launch::Storage::F16)).is_none());
 }

@@ -12,8 +12,9 @@ mod runtime;
 use std::{path::Path, sync::LazyLock};
 
 use vitscope::backend::gpu::{
-    emulator::{Emulator, Module, Settings},
+    emulator::{Counters, Emulator, Module, Settings},
     jit::{self, HostCxx},
+    launch::{Ladder, Storage, Target},
 };
 
 /// One compiler and one cache for all tests: what did not change is not compiled again.
@@ -30,4 +31,14 @@ fn checked() -> impl Iterator<Item = Emulator> {
 /// A rung's module.
 fn module(emulator: &Emulator, operation: &str, rung: &str) -> Module {
     emulator.module(&CXX, jit::kernel(operation, rung).unwrap(), &[]).unwrap()
+}
+
+/// Runs a rung and requires that nothing was found; nothing when the rung does not serve these sizes.
+fn run<L: Ladder>(emulator: &Emulator, ladder: &L, rung: u32, storage: Storage) -> Option<Vec<Counters>> {
+    let launches = ladder.launches(rung, Target { storage, architecture: 90 })?;
+    let counters = launches.iter().map(|launch| {
+        let module = emulator.module(&CXX, launch.source().unwrap(), &[]).unwrap();
+        emulator.launch(&module, &launch.entry(), launch.shape, &launch.args).unwrap().passed().unwrap()
+    });
+    Some(counters.collect())
 }

@@ -3,9 +3,12 @@
 use half::{bf16, f16};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use vitscope::backend::gpu::launch;
 
 /// A storage type of kernels.
 pub trait Storage: bytemuck::Pod {
+    /// As launches name it.
+    const STORAGE: launch::Storage;
     /// As entry names end.
     const NAME: &'static str;
     /// Half the distance from 1 to the next number: the most that rounding changes a value, relatively.
@@ -17,6 +20,7 @@ pub trait Storage: bytemuck::Pod {
 }
 
 impl Storage for f32 {
+    const STORAGE: launch::Storage = launch::Storage::F32;
     const NAME: &'static str = "f32";
     const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
     const TINY: f64 = 1e-38;
@@ -29,6 +33,7 @@ impl Storage for f32 {
 }
 
 impl Storage for f16 {
+    const STORAGE: launch::Storage = launch::Storage::F16;
     const NAME: &'static str = "f16";
     const UNIT: f64 = 1.0 / 2048.0;
     const TINY: f64 = 1.0 / (1u64 << 25) as f64;
@@ -41,6 +46,7 @@ impl Storage for f16 {
 }
 
 impl Storage for bf16 {
+    const STORAGE: launch::Storage = launch::Storage::Bf16;
     const NAME: &'static str = "bf16";
     const UNIT: f64 = 1.0 / 256.0;
     const TINY: f64 = 1e-38;

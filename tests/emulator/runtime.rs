@@ -1,8 +1,9 @@
 //! The emulator itself: what it refuses, what it counts, and that its fast mode agrees with its checking mode.
 
 use vitscope::backend::gpu::{
-    emulator::{Arg, Counters, Emulator, Settings, Shape},
+    emulator::{Counters, Emulator, Settings},
     jit::Source,
+    launch::{Arg, Shape},
 };
 
 use crate::CXX;

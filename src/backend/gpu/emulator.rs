@@ -17,6 +17,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use super::{
     emulated,
     jit::{HostCxx, Mode, Source},
+    launch::{Arg, Pointer, Shape},
 };
 use crate::Result;
 
@@ -44,42 +45,6 @@ impl Settings {
     /// Full speed on one thread.
     pub fn fast() -> Self {
         Settings { mode: Mode::Fast, ..Self::checked(0) }
-    }
-}
-
-/// The shape of a launch.
-#[derive(Debug, Clone, Copy)]
-pub struct Shape {
-    /// Blocks in x, y, z.
-    pub grid: [u32; 3],
-    /// Threads of a block in x, y, z.
-    pub block: [u32; 3],
-    /// Bytes of dynamic shared memory.
-    pub shared: u32,
-}
-
-/// A kernel's argument.
-#[derive(Debug, Clone, Copy)]
-pub enum Arg {
-    /// A device address, or 0 for null.
-    Pointer(u64),
-    /// `int`.
-    I32(i32),
-    /// `i64`.
-    I64(i64),
-    /// `float`.
-    F32(f32),
-}
-
-impl Arg {
-    fn bytes(self) -> ([u8; 8], u32) {
-        let wide = |value: u32| u64::from(value).to_le_bytes();
-        match self {
-            Arg::Pointer(address) => (address.to_le_bytes(), 8),
-            Arg::I64(value) => (value.to_le_bytes(), 8),
-            Arg::I32(value) => (wide(value as u32), 4),
-            Arg::F32(value) => (wide(value.to_bits()), 4),
-        }
     }
 }
 
@@ -393,6 +358,11 @@ pub struct Buffer<'a, T> {
 }
 
 impl<T: Pod> Buffer<'_, T> {
+    /// Its address.
+    pub fn address(&self) -> Pointer {
+        self.address
+    }
+
     /// Its address as an argument.
     pub fn arg(&self) -> Arg {
         Arg::Pointer(self.address)

@@ -4,7 +4,10 @@
 //! runs them thread by thread ([`emulator`]). `kernels/README.md` lists the kernels.
 
 pub mod emulator;
+pub mod gemm;
 pub mod jit;
+pub mod launch;
+pub mod layer_norm;
 
 use crate::Error;
 
