@@ -25,8 +25,8 @@ pub use real::Real;
 pub use sae::CpuSae;
 
 use super::{
-    AttentionShape, Backend, Code, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Relevance, Rows, ScoreKind,
-    Tensor,
+    AttentionShape, Backend, Code, Device, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Plan, Relevance, Rows,
+    ScoreKind, Tensor,
 };
 use crate::{
     Result,
@@ -52,22 +52,50 @@ fn simd<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 
+impl<T: Number> Device for Cpu<T> {
+    fn arena(&self, plan: Plan, watched: bool) -> Result<CpuMemory<T>> {
+        Ok(CpuMemory::new(plan, watched))
+    }
+
+    /// On one of the pool's own threads. From any other thread each of a pass's hundreds of parallel loops would wake a
+    /// worker and then the caller again, which costs as much as a small operation.
+    fn enter<R: Send>(&self, pass: impl FnOnce() -> R + Send) -> R {
+        rayon::scope(|_| pass())
+    }
+
+    fn storage_bytes(&self) -> usize {
+        size_of::<T>()
+    }
+
+    fn matrix_bytes(&self, n: usize, k: usize, reverse: bool) -> usize {
+        T::matrix_bytes(n, k, reverse)
+    }
+
+    fn sae_sizes(&self, sae: &CpuSae<T>) -> (usize, usize) {
+        (sae.latents, sae.width)
+    }
+}
+
 impl<T: Number> Backend for Cpu<T> {
     type Memory = CpuMemory<T>;
     type Matrix = T::Matrix;
     type Vector = Vec<T>;
     type Sae = CpuSae<T>;
 
-    fn matrix(&self, rows: usize, cols: usize, values: Vec<f32>) -> T::Matrix {
-        T::matrix(rows, cols, values)
+    fn wide_units(&self) -> usize {
+        1
     }
 
-    fn vector(&self, values: impl ExactSizeIterator<Item = f64>) -> Vec<T> {
-        values.map(T::of).collect()
+    fn matrix(&self, rows: usize, cols: usize, values: Vec<f32>) -> Result<T::Matrix> {
+        Ok(T::matrix(rows, cols, values))
     }
 
-    fn sae(&self, weights: &SaeWeights) -> CpuSae<T> {
-        CpuSae::new(weights)
+    fn vector(&self, values: impl ExactSizeIterator<Item = f64>) -> Result<Vec<T>> {
+        Ok(values.map(T::of).collect())
+    }
+
+    fn sae(&self, weights: &SaeWeights) -> Result<CpuSae<T>> {
+        Ok(CpuSae::new(weights))
     }
 
     fn patch_embed(
