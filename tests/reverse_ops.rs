@@ -75,7 +75,7 @@ fn linear_with_every_epilogue() {
     let forward = |x: &[f64], epilogue: &dyn Fn(Tensor) -> Epilogue| {
         let specs: [Spec<'_>; 3] = [("y", &[n, out], None), ("x", &[n, k], Some(x)), ("r", &[n, out], Some(&residual))];
         let (mut m, [y, x, r]) = arena(specs, &[]);
-        X.linear(&mut m, y, x.rows(k), &layer, epilogue(r), n).unwrap();
+        X.linear(&mut m, y, x, &layer, epilogue(r), n).unwrap();
         m.download(y).unwrap()
     };
     let (mut m, [dx, g]) = arena([("dx", &[n, k], None), ("dy", &[n, out], Some(&dy))], &[]);
@@ -91,7 +91,7 @@ fn linear_with_every_epilogue() {
         let u: Vec<f64> = rng.normal(n * out).iter().map(|v| 2.0 * v).collect();
         let act = |u: &[f64]| {
             let (mut m, [y, u]) = arena([("y", &[n, out], None), ("u", &[n, out], Some(u))], &[]);
-            X.linear(&mut m, y, u.rows(out), &eye, Epilogue::Activation(kind, None), n).unwrap();
+            X.linear(&mut m, y, u, &eye, Epilogue::Activation(kind, None), n).unwrap();
             m.download(y).unwrap()
         };
         let specs: [Spec<'_>; 3] = [("du", &[n, out], None), ("dy", &[n, out], Some(&dy)), ("u", &[n, out], Some(&u))];
@@ -376,17 +376,17 @@ fn sae_latent_score() {
 
 #[test]
 fn rows_of_a_wider_tensor_are_found() {
-    let (mut m, [y, x]) = arena(
-        [("y", &[2, 3], Some(&[0.0; 6])), ("x", &[4, 3], Some(&[0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11.]))],
-        &[],
-    );
+    let values = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11.];
+    let (mut m, [y, x, sum]) =
+        arena([("y", &[2, 3], Some(&[0.0; 6])), ("x", &[4, 3], Some(&values)), ("sum", &[2, 3], None)], &[]);
     X.gather_rows(&mut m, y, x, &[3, 1], 3).unwrap();
     assert_eq!(m.download(y).unwrap(), [9., 10., 11., 3., 4., 5.]);
     X.add_rows(&mut m, x, 6, y, 2, 3).unwrap();
     assert_eq!(m.download(x).unwrap()[6..9], [9., 11., 13.]);
     let eye = Linear { weight: X.matrix(3, 3, vec![1., 0., 0., 0., 1., 0., 0., 0., 1.]).unwrap(), bias: None };
-    X.linear(&mut m, y, Rows { tensor: x, stride: 6 }, &eye, Epilogue::None, 2).unwrap();
-    assert_eq!(m.download(y).unwrap(), [9., 11., 13., 9., 11., 13.]);
+    let residual = Rows { tensor: x, stride: 6 };
+    X.linear(&mut m, sum, y, &eye, Epilogue::Residual(residual), 2).unwrap();
+    assert_eq!(m.download(sum).unwrap(), [18., 21., 24., 12., 15., 18.]);
 }
 
 /// Checks `gradient` of `f` at `x` by 4-point central differences, element by element: the largest difference is under

@@ -284,7 +284,7 @@ pub trait Backend {
         &self,
         m: &mut Self::Memory,
         y: Tensor,
-        x: Rows,
+        x: Tensor,
         layer: &Linear<Self::Matrix, Self::Vector>,
         epilogue: Epilogue,
         n: usize,

@@ -389,15 +389,15 @@ impl<B: Backend> Backend for Recorder<'_, B> {
         &self,
         m: &mut Recording,
         y: Tensor,
-        x: Rows,
+        x: Tensor,
         _: &Linear<B::Matrix, B::Vector>,
         epilogue: Epilogue,
         _: usize,
     ) -> Result<()> {
         match epilogue {
-            Epilogue::None | Epilogue::Activation(_, None) => m.touch(&[y, x.tensor], &[]),
-            Epilogue::Residual(r) => m.touch(&[y, x.tensor, r.tensor], &[]),
-            Epilogue::Activation(_, Some(u)) => m.touch(&[y, x.tensor, u], &[]),
+            Epilogue::None | Epilogue::Activation(_, None) => m.touch(&[y, x], &[]),
+            Epilogue::Residual(r) => m.touch(&[y, x, r.tensor], &[]),
+            Epilogue::Activation(_, Some(u)) => m.touch(&[y, x, u], &[]),
         }
     }
 

@@ -47,7 +47,7 @@ pub fn embed<X: Backend>(
     x.layer_norm(m, cls, stats, Rows { tensor: stream, stride: tokens * d }, &vision.ln_post, batch)?;
     m.observe(&format!("{scope}cls"), cls)?;
     let embed = m.tensor("embed", &[batch, e])?;
-    x.linear(m, embed, cls.rows(d), &vision.projection, Epilogue::None, batch)?;
+    x.linear(m, embed, cls, &vision.projection, Epilogue::None, batch)?;
     m.observe(&format!("{scope}embed"), embed)?;
     Ok((stats, embed))
 }
@@ -165,6 +165,6 @@ pub fn embed_texts<X: Backend>(
     let stats = m.wide("stats", &[q, 2])?;
     x.layer_norm(m, normed, stats, last.rows(d), &text.ln_final, q)?;
     let embed = m.tensor("text_embed", &[q, text.embed])?;
-    x.linear(m, embed, normed.rows(d), &text.projection, Epilogue::None, q)?;
+    x.linear(m, embed, normed, &text.projection, Epilogue::None, q)?;
     m.download(embed)
 }

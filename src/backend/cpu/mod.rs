@@ -169,30 +169,30 @@ impl<T: Number> Backend for Cpu<T> {
         &self,
         m: &mut CpuMemory<T>,
         y: Tensor,
-        x: Rows,
+        x: Tensor,
         layer: &Linear<T::Matrix, Vec<T>>,
         epilogue: Epilogue,
         n: usize,
     ) -> Result<()> {
         let bias = layer.bias.as_deref();
         let run = |y: &mut [T], values: &[T], after| {
-            linear::forward(y, values, x.stride, &layer.weight, bias, after, n);
+            linear::forward(y, values, &layer.weight, bias, after, n);
         };
         match epilogue {
             Epilogue::None => {
-                let [y, values] = m.real([y, x.tensor])?;
+                let [y, values] = m.real([y, x])?;
                 run(y, values, linear::After::None);
             }
             Epilogue::Residual(rows) => {
-                let [y, values, residual] = m.real([y, x.tensor, rows.tensor])?;
+                let [y, values, residual] = m.real([y, x, rows.tensor])?;
                 run(y, values, linear::After::Residual(residual, rows.stride));
             }
             Epilogue::Activation(kind, None) => {
-                let [y, values] = m.real([y, x.tensor])?;
+                let [y, values] = m.real([y, x])?;
                 run(y, values, linear::After::Activation(kind));
             }
             Epilogue::Activation(kind, Some(u)) => {
-                let [y, values, u] = m.real([y, x.tensor, u])?;
+                let [y, values, u] = m.real([y, x, u])?;
                 run(y, values, linear::After::KeepActivation(kind, u));
             }
         }

@@ -36,7 +36,7 @@ pub fn legrad_maps<X: Backend>(
         let stats = m.wide("legrad.stats", &[batch, 2])?;
         x.layer_norm(m, normed, stats, mean.rows(d), &model.vision.ln_post, batch)?;
         let embed = m.tensor("legrad.embed", &[batch, e])?;
-        x.linear(m, embed, normed.rows(d), &model.vision.projection, Epilogue::None, batch)?;
+        x.linear(m, embed, normed, &model.vision.projection, Epilogue::None, batch)?;
         let cos = m.wide("legrad.cos", &[batch, texts.count])?;
         x.cosine(m, cos, embed, &texts.embeddings, batch, texts.count, e)?;
         let dembed = m.tensor("legrad.d.embed", &[g, e])?;
