@@ -108,6 +108,8 @@ pub struct TensorSpec {
     pub first: usize,
     /// The operation that uses it last.
     pub last: usize,
+    /// Whether its values have 32 bits at least, whatever the storage type.
+    pub wide: bool,
     /// Arena units of one element: 1, or more for a wide tensor beside a narrow storage type.
     pub units: usize,
     /// Where it lies in the arena, in units.
@@ -170,7 +172,8 @@ impl Plan {
     /// A plan of tensors that all live from the first operation to the last, for tests of single operations.
     pub fn lasting(tensors: &[(&str, &[usize])], indices: &[(&str, &[usize])]) -> Plan {
         let specs = |list: &[(&str, &[usize])]| -> Vec<TensorSpec> {
-            let spec = |&(name, shape): &(&str, &[usize])| TensorSpec { first: 0, ..Recording::spec(name, shape, 1) };
+            let spec =
+                |&(name, shape): &(&str, &[usize])| TensorSpec { first: 0, ..Recording::spec(name, shape, false, 1) };
             list.iter().map(spec).collect()
         };
         let (mut tensors, mut indices) = (specs(tensors), specs(indices));
@@ -227,12 +230,13 @@ pub struct Recording {
 }
 
 impl Recording {
-    fn spec(name: &str, shape: &[usize], units: usize) -> TensorSpec {
-        TensorSpec { name: name.to_owned(), shape: shape.to_vec(), first: usize::MAX, last: 0, units, offset: 0 }
+    fn spec(name: &str, shape: &[usize], wide: bool, units: usize) -> TensorSpec {
+        let (first, last) = (usize::MAX, 0);
+        TensorSpec { name: name.to_owned(), shape: shape.to_vec(), first, last, wide, units, offset: 0 }
     }
 
-    fn push(&mut self, name: &str, shape: &[usize], units: usize) -> Result<Tensor> {
-        self.tensors.push(Self::spec(name, shape, units));
+    fn push(&mut self, name: &str, shape: &[usize], wide: bool) -> Result<Tensor> {
+        self.tensors.push(Self::spec(name, shape, wide, if wide { self.wide_units } else { 1 }));
         Ok(Tensor { id: self.tensors.len() as u32 - 1 })
     }
 
@@ -252,15 +256,15 @@ impl Recording {
 
 impl Memory for Recording {
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.push(name, shape, 1)
+        self.push(name, shape, false)
     }
 
     fn wide(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.push(name, shape, self.wide_units)
+        self.push(name, shape, true)
     }
 
     fn indices(&mut self, name: &str, shape: &[usize]) -> Result<Indices> {
-        self.indices.push(Self::spec(name, shape, 1));
+        self.indices.push(Self::spec(name, shape, false, 1));
         Ok(Indices { id: self.indices.len() as u32 - 1 })
     }
 
@@ -478,7 +482,7 @@ mod tests {
     use super::*;
 
     fn spec(len: usize, first: usize, last: usize) -> TensorSpec {
-        TensorSpec { name: String::new(), shape: vec![len], first, last, units: 1, offset: 0 }
+        TensorSpec { name: String::new(), shape: vec![len], first, last, wide: false, units: 1, offset: 0 }
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub struct ModelArgs {
     pub device: Device,
     /// auto, f32 or f64; bf16 and f16 on a GPU
     #[arg(long, default_value = "auto")]
-    pub dtype: Dtype,
+    pub dtype: AskedDtype,
     /// Seed of random weights and of methods that draw noise
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

@@ -47,7 +47,7 @@ pub fn open(args: &ModelArgs, console: &Console) -> anyhow::Result<Engine> {
         engine.checkpoint.label,
         engine.dtype,
         engine.device,
-        why_device(args.device)
+        engine.why_device
     ));
     engine.checkpoint.notes.iter().for_each(|note| console.warn(&format!("{}: {note}", engine.checkpoint.label)));
     Ok(engine)

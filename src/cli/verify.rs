@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 use vitscope::{
     Error,
-    engine::{Compared, Device, Dtype, Options, verify},
+    engine::{AskedDtype, Compared, Device, Options, verify},
 };
 
 use super::console::{Console, table};
@@ -20,9 +20,9 @@ pub struct VerifyArgs {
     /// auto, cpu, cuda, cuda:N or emulated
     #[arg(long, default_value = "auto", env = "VITSCOPE_DEVICE")]
     device: Device,
-    /// auto, f32 or f64
+    /// auto, f32 or f64; f32, f16 or bf16 on a GPU
     #[arg(long, default_value = "auto")]
-    dtype: Dtype,
+    dtype: AskedDtype,
 }
 
 /// Verifies all fixtures; an error when one tensor is outside its bound.

@@ -2,6 +2,7 @@
 //! an [`Explanation`] is the answer for one image.
 
 mod bench;
+mod device;
 mod embed;
 mod explain;
 mod hook;
@@ -18,18 +19,18 @@ pub use embed::EmbeddedImages;
 pub use explain::{Explanation, MapValues, Pictured};
 pub use hook::HookStreams;
 pub use latents::{ImageLatents, LatentUse, TokenLatent, latent_uses};
-pub use request::{Device, Dtype, Options, Question, Request, SaeRequest};
+pub use device::{AskedDtype, Device, Dtype};
+pub use request::{Options, Question, Request, SaeRequest};
 pub use verify::{Compared, verify};
 
 use crate::{
     Error, Result,
-    backend::cpu::Cpu,
     demo,
     image::Preprocess,
     text::Tokenizer,
     weights::{ClipCheckpoint, HubCache, PreprocessSource, Source},
 };
-use runner::{DeviceRunner, Runner};
+use runner::Runner;
 
 /// A model on a device.
 pub struct Engine {
@@ -39,8 +40,10 @@ pub struct Engine {
     pub preprocess: Preprocess,
     /// How texts become token ids.
     pub tokenizer: Tokenizer,
-    /// The device that was chosen, and why.
+    /// The device that was chosen.
     pub device: String,
+    /// Why it was.
+    pub why_device: String,
     /// The type that it computes in.
     pub dtype: Dtype,
     runner: Box<dyn Runner>,
@@ -65,15 +68,12 @@ impl Engine {
             Source::Demo => demo::tokenizer()?,
             _ => texts::tokenizer(&checkpoint)?,
         };
-        let dtype = options.dtype;
-        let runner: Box<dyn Runner> = match (options.device.resolve()?, dtype) {
-            (Device::Cpu, Dtype::F32) => Box::new(DeviceRunner::new(Cpu::<f32>::new())),
-            (Device::Cpu, Dtype::F64) => Box::new(DeviceRunner::new(Cpu::<f64>::new())),
-            (device, _) => {
-                return Err(Error::Device { device: device.to_string(), reason: "no backend computes there".into() });
-            }
-        };
-        Ok(Engine { checkpoint, preprocess, tokenizer, device: "cpu".into(), dtype, runner, vision_loaded: false })
+        let (device, why_device) = options.device.choose();
+        let dtype = options.dtype.on(device)?;
+        let runner = device::open(device, dtype, &options.kernels)?;
+        let device = device.to_string();
+        let vision_loaded = false;
+        Ok(Engine { checkpoint, preprocess, tokenizer, device, why_device, dtype, runner, vision_loaded })
     }
 
     /// Number of blocks of the image tower.

@@ -1,126 +1,26 @@
 //! Requests: what is asked, checked against the model once, before anything runs.
 
-use std::{fmt, str::FromStr};
-
 use super::{
-    Engine,
+    AskedDtype, Device, Engine,
     runner::{Job, JobObjective, JobSplice},
 };
 use crate::{
     Error, Result,
-    backend::{PatchGrid, ScoreKind},
+    backend::{PatchGrid, ScoreKind, gpu::registry::Forced},
     model::{Edit, Method, NamedMethod, Score, Splice, Through, Tokens, pass::MapKey, resolve_layer},
     text::Template,
     weights::SaeWeights,
 };
 
-/// The device that computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Device {
-    /// The best that is there.
-    #[default]
-    Auto,
-    /// The processor.
-    Cpu,
-    /// An NVIDIA GPU by number.
-    Cuda(usize),
-    /// The GPU backend on the emulated driver.
-    Emulated,
-}
-
-impl FromStr for Device {
-    type Err = Error;
-
-    fn from_str(s: &str) -> Result<Self> {
-        match s {
-            "auto" => Ok(Device::Auto),
-            "cpu" => Ok(Device::Cpu),
-            "cuda" => Ok(Device::Cuda(0)),
-            "emulated" => Ok(Device::Emulated),
-            _ => match s.strip_prefix("cuda:").map(str::parse) {
-                Some(Ok(n)) => Ok(Device::Cuda(n)),
-                _ => Err(Error::usage(format!("unknown device `{s}`: expected auto, cpu, cuda, cuda:N or emulated"))),
-            },
-        }
-    }
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Device::Auto => f.write_str("auto"),
-            Device::Cpu => f.write_str("cpu"),
-            Device::Cuda(n) => write!(f, "cuda:{n}"),
-            Device::Emulated => f.write_str("emulated"),
-        }
-    }
-}
-
-impl Device {
-    /// The device that `auto` stands for; an error for one that this version cannot use.
-    ///
-    /// # Errors
-    /// [`Error::Device`].
-    pub fn resolve(self) -> Result<Device> {
-        match self {
-            Device::Auto | Device::Cpu => Ok(Device::Cpu),
-            Device::Cuda(_) | Device::Emulated => Err(Error::Device {
-                device: self.to_string(),
-                reason: "this version computes on the CPU only; use --device cpu".into(),
-            }),
-        }
-    }
-}
-
-/// The type that a device computes in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Dtype {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// 64-bit floats in plain loops: the judge.
-    F64,
-}
-
-impl FromStr for Dtype {
-    type Err = Error;
-
-    fn from_str(s: &str) -> Result<Self> {
-        match s {
-            "auto" | "f32" => Ok(Dtype::F32),
-            "f64" => Ok(Dtype::F64),
-            "bf16" | "f16" => Err(Error::usage(format!("dtype `{s}` needs a GPU; the CPU computes in f32 or f64"))),
-            _ => Err(Error::usage(format!("unknown dtype `{s}`: expected auto, f32, f64, bf16 or f16"))),
-        }
-    }
-}
-
-impl Dtype {
-    /// Bytes of one value.
-    pub fn size(self) -> usize {
-        match self {
-            Dtype::F32 => 4,
-            Dtype::F64 => 8,
-        }
-    }
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Dtype::F32 => "f32",
-            Dtype::F64 => "f64",
-        })
-    }
-}
-
 /// How an engine is opened.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// The device.
     pub device: Device,
     /// The type.
-    pub dtype: Dtype,
+    pub dtype: AskedDtype,
+    /// The rungs of a GPU's kernels that must run.
+    pub kernels: Forced,
     /// Seed of random weights.
     pub seed: u64,
 }

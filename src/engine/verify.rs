@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use half::{bf16, f16};
 use serde::Deserialize;
 
 use super::{Dtype, Engine, Explanation, Options, Question, Request, SaeRequest, pixels::is_direct};
@@ -63,6 +64,26 @@ struct TorchError {
 #[derive(Debug, Deserialize)]
 struct TorchErrors {
     f32: TorchError,
+    f16: TorchError,
+    bf16: TorchError,
+}
+
+impl TorchErrors {
+    /// PyTorch's error in this type, and what it allows us.
+    fn bound(&self, dtype: Dtype, tensor: &str) -> (Difference, Tolerance) {
+        // Forward and in f32 twice PyTorch's error, in reverse in 16 bits three times.
+        let reverse = tensor.starts_with("d.") || tensor.starts_with("map.");
+        let half = |step: f64| Tolerance { factor: if reverse { 3.0 } else { 2.0 }, step };
+        let (error, scale, tolerance) = match dtype {
+            Dtype::F32 => (&self.f32, 1.0, Tolerance { factor: 2.0, step: f64::from(f32::EPSILON) }),
+            // PyTorch's rounding error is proportional to the unit of rounding: that of f64 is that of f32 times 2^-29.
+            // In f64 the reference's own error counts as well: |ours - reference| <= 2 e + e.
+            Dtype::F64 => (&self.f32, 2f64.powi(-29), Tolerance { factor: 3.0, step: f64::EPSILON }),
+            Dtype::F16 => (&self.f16, 1.0, half(f16::EPSILON.to_f64())),
+            Dtype::Bf16 => (&self.bf16, 1.0, half(bf16::EPSILON.to_f64())),
+        };
+        (Difference { max: error.max * scale, rms: error.rms * scale }, tolerance)
+    }
 }
 
 /// A fixture file.
@@ -158,7 +179,7 @@ pub fn verify(path: &Path, options: &Options) -> Result<Vec<Compared>> {
             ours.insert("d.sae.z".into(), dense(&latents.dz[..latents.z.len()]));
         }
     }
-    compare(&fixture, &ours, options.dtype)
+    compare(&fixture, &ours, engine.dtype)
 }
 
 fn request(fixture: &Fixture, path: &Path) -> Result<Request> {
@@ -222,16 +243,10 @@ fn dense(index: &[u32], values: &[f64], slots: usize, latents: usize) -> Vec<f64
 }
 
 fn compare(fixture: &Fixture, ours: &BTreeMap<String, Vec<f64>>, dtype: Dtype) -> Result<Vec<Compared>> {
-    // PyTorch's rounding error is proportional to the unit of rounding: that of f64 is that of f32 times 2^-29.
-    // In f64 the reference's own error counts as well: |ours - reference| <= 2 e + e.
-    let (scale, tolerance) = match dtype {
-        Dtype::F32 => (1.0, Tolerance { factor: 2.0, step: f64::from(f32::EPSILON) }),
-        Dtype::F64 => (2f64.powi(-29), Tolerance { factor: 3.0, step: f64::EPSILON }),
-    };
     let mut rows = Vec::new();
     for (name, errors) in &fixture.errors {
         let reference = fixture.values(name)?;
-        let torch = Difference { max: errors.f32.max * scale, rms: errors.f32.rms * scale };
+        let (torch, tolerance) = errors.bound(dtype, name);
         // A walk may have carried more targets than the first, which comes first.
         let values = ours.get(name).map_or(&[][..], |v| &v[..v.len().min(reference.len())]);
         let difference = Difference::of(values, &reference);

@@ -1,14 +1,27 @@
 //! Matrix products with their epilogues: shapes to launches.
 
 use super::launch::{Arg, Ladder, Launch, Pointer, Shape, Storage, Target};
+use crate::weights::Activation;
 
 /// Side of the tile that a block of rung 2 makes: `tile::M` and `tile::N` of `include/tile.cuh`.
 const TILE: usize = 128;
 /// `tile::SHARED_BYTES`.
 const STAGES_BYTES: u32 = 65536;
 
-/// What the epilogues do to a product, as `include/activation.cuh` numbers activations; 0 is none.
+/// An activation as `include/activation.cuh` numbers them.
 pub type ActivationNumber = i32;
+
+/// None.
+pub const NO_ACTIVATION: ActivationNumber = 0;
+
+/// The number of an activation.
+pub fn activation_number(kind: Activation) -> ActivationNumber {
+    match kind {
+        Activation::QuickGelu => 1,
+        Activation::Gelu => 2,
+        Activation::GeluTanh => 3,
+    }
+}
 
 /// `y` (M,N) = act(`x` (M,K) `w`ᵀ + bias), or residual + `x` `w`ᵀ + bias.
 #[derive(Debug, Clone, Copy)]

@@ -1,0 +1,616 @@
+//! The operations on a GPU: addresses and sizes go to the ladders, launches to the device.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::{
+    attention,
+    device::{Buffer, Gpu},
+    gemm, head, heatmap,
+    launch::{Ladder, Pointer},
+    layer_norm,
+    memory::{GpuMemory, encode},
+    patch_embed, rows,
+    sae::{Code, EditBlock, Edits, Mask, Sae, SaeArrays, SaeRule, mask_bytes},
+    sae_decode, sae_encode,
+};
+use crate::{
+    Result,
+    backend::{
+        self, AttentionShape, Backend, Device, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Plan, Relevance, Rows,
+        ScoreKind, Tensor,
+    },
+    model::{Edit, Splice, Through},
+    weights::{Activation, SaeWeights},
+};
+
+/// Computes on a GPU.
+#[derive(Clone)]
+pub struct GpuBackend(Arc<Gpu>);
+
+/// A weight matrix (rows,cols) in the storage type.
+pub struct GpuMatrix {
+    values: Buffer,
+    rows: usize,
+    cols: usize,
+}
+
+/// Parameters in f32.
+pub struct GpuVector {
+    values: Buffer,
+    len: usize,
+}
+
+/// An SAE's arrays on the device.
+pub struct GpuSae {
+    sae: Sae,
+    _arrays: Vec<Buffer>,
+}
+
+impl GpuBackend {
+    /// On an open device.
+    pub fn new(gpu: Arc<Gpu>) -> Self {
+        GpuBackend(gpu)
+    }
+
+    fn run<L: Ladder>(&self, ladder: L) -> Result<()> {
+        self.0.run(&ladder)
+    }
+
+    /// f32 values on the device; null where there are none.
+    fn floats(&self, values: &[f32], kept: &mut Vec<Buffer>) -> Result<Pointer> {
+        if values.is_empty() {
+            return Ok(0);
+        }
+        kept.push(self.0.upload(bytemuck::cast_slice(values))?);
+        Ok(kept.last().map_or(0, Buffer::address))
+    }
+
+    /// A matrix's values on the device, in the storage type.
+    fn stored(&self, values: &[f32]) -> Result<Buffer> {
+        self.0.upload(&encode(values.par_iter().map(|&v| f64::from(v)), self.0.target.storage))
+    }
+
+    fn mask(&self, mask: &[bool]) -> Result<Mask> {
+        Ok(Mask { bytes: self.0.constant(&mask_bytes(mask))?, tokens: mask.len() })
+    }
+
+    /// f32 scratch of attention for `g` gradient images.
+    fn attention_scratch(&self, shape: AttentionShape, g: usize) -> Result<Pointer> {
+        self.0.scratch(attention::scratch_values(shape, g) * size_of::<f32>())
+    }
+}
+
+/// A code's addresses.
+fn code_at(m: &GpuMemory, code: backend::Code) -> Code {
+    Code {
+        index: m.index_at(code.index),
+        z: m.at(code.z),
+        edited: m.at(code.edited),
+        slope: m.at(code.slope),
+        edit_slope: m.at(code.edit_slope),
+        slots: code.slots,
+    }
+}
+
+fn relevance_at(m: &GpuMemory, relevance: Relevance) -> attention::Relevance {
+    attention::Relevance {
+        out: m.at(relevance.out),
+        input: m.at(relevance.input),
+        keep: relevance.keep as f32,
+        gain: relevance.gain as f32,
+    }
+}
+
+impl Device for GpuBackend {
+    fn arena(&self, plan: Plan, watched: bool) -> Result<GpuMemory> {
+        GpuMemory::new(self.0.clone(), plan, watched)
+    }
+
+    fn enter<R: Send>(&self, pass: impl FnOnce() -> R + Send) -> R {
+        pass()
+    }
+
+    fn storage_bytes(&self) -> usize {
+        self.0.target.storage.bytes()
+    }
+
+    /// One matrix serves both directions.
+    fn matrix_bytes(&self, n: usize, k: usize, _reverse: bool) -> usize {
+        n * k * self.storage_bytes()
+    }
+
+    fn sae_sizes(&self, sae: &GpuSae) -> (usize, usize) {
+        (sae.sae.rule.latents, sae.sae.rule.width)
+    }
+}
+
+impl Backend for GpuBackend {
+    type Memory = GpuMemory;
+    type Matrix = GpuMatrix;
+    type Vector = GpuVector;
+    type Sae = GpuSae;
+
+    fn wide_units(&self) -> usize {
+        size_of::<f32>() / self.storage_bytes()
+    }
+
+    fn matrix(&self, rows: usize, cols: usize, values: Vec<f32>) -> Result<GpuMatrix> {
+        Ok(GpuMatrix { values: self.stored(&values)?, rows, cols })
+    }
+
+    fn vector(&self, values: impl ExactSizeIterator<Item = f64>) -> Result<GpuVector> {
+        let values: Vec<f32> = values.map(|v| v as f32).collect();
+        Ok(GpuVector { values: self.0.upload(bytemuck::cast_slice(&values))?, len: values.len() })
+    }
+
+    fn sae(&self, weights: &SaeWeights) -> Result<GpuSae> {
+        let arrays = SaeArrays::new(weights, self.0.target.storage);
+        let mut kept = vec![self.stored(arrays.encoder)?, self.stored(arrays.decoder)?];
+        let [encoder, decoder] = [kept[0].address(), kept[1].address()];
+        let mut floats = |values: &[f32]| self.floats(values, &mut kept);
+        let sae = Sae {
+            rule: arrays.rule,
+            encoder,
+            decoder,
+            bias: floats(arrays.bias)?,
+            decoder_bias: floats(arrays.decoder_bias)?,
+            input_bias: floats(arrays.input_bias)?,
+            mean: floats(arrays.mean)?,
+            row_norms: floats(&arrays.row_norms)?,
+            parameters: floats(&arrays.parameters)?,
+            folded_bias: floats(&arrays.folded_bias)?,
+            row_sums: floats(&arrays.row_sums)?,
+        };
+        Ok(GpuSae { sae, _arrays: kept })
+    }
+
+    fn patch_embed(
+        &self,
+        m: &mut GpuMemory,
+        x: Tensor,
+        patches: Tensor,
+        pixels: Tensor,
+        weight: &GpuMatrix,
+        cls: &GpuVector,
+        positions: &GpuVector,
+        batch: usize,
+        grid: PatchGrid,
+    ) -> Result<()> {
+        let (x, patches, tokens, width) = (m.at(x), m.at(patches), grid.tokens(), weight.rows);
+        self.run(patch_embed::Patches { patches, pixels: m.at(pixels), stride: weight.cols, grid, batch })?;
+        self.run(gemm::Forward {
+            y: x,
+            u: 0,
+            x: patches,
+            w: weight.values.address(),
+            bias: 0,
+            residual: 0,
+            residual_stride: 0,
+            activation: gemm::NO_ACTIVATION,
+            m: batch * tokens,
+            n: width,
+            k: weight.cols,
+        })?;
+        let (cls, positions) = (cls.values.address(), positions.values.address());
+        self.run(patch_embed::Positions { x, cls, positions, batch, tokens, width })
+    }
+
+    fn patch_embed_reverse(
+        &self,
+        m: &mut GpuMemory,
+        dpixels: Tensor,
+        dpatches: Tensor,
+        dx: Tensor,
+        weight: &GpuMatrix,
+        g: usize,
+        grid: PatchGrid,
+    ) -> Result<()> {
+        let dpatches = m.at(dpatches);
+        self.run(gemm::Reverse {
+            dx: dpatches,
+            dy: m.at(dx),
+            w: weight.values.address(),
+            u: 0,
+            rows: 1,
+            activation: gemm::NO_ACTIVATION,
+            m: g * grid.tokens(),
+            n: weight.cols,
+            k: weight.rows,
+        })?;
+        self.run(patch_embed::Reverse { dpixels: m.at(dpixels), dpatches, stride: weight.cols, grid, g })
+    }
+
+    fn layer_norm(
+        &self,
+        m: &mut GpuMemory,
+        y: Tensor,
+        stats: Tensor,
+        x: Rows,
+        norm: &Norm<GpuVector>,
+        n: usize,
+    ) -> Result<()> {
+        self.run(layer_norm::Forward {
+            y: m.at(y),
+            stats: m.at(stats),
+            x: m.at(x.tensor),
+            stride: x.stride,
+            gain: norm.gain.values.address(),
+            bias: norm.bias.values.address(),
+            eps: norm.eps as f32,
+            n,
+            width: norm.gain.len,
+        })
+    }
+
+    fn layer_norm_reverse(
+        &self,
+        m: &mut GpuMemory,
+        dx: Tensor,
+        dy: Tensor,
+        x: Rows,
+        stats: Tensor,
+        norm: &Norm<GpuVector>,
+        n: usize,
+        g: usize,
+        accumulate: bool,
+    ) -> Result<()> {
+        self.run(layer_norm::Reverse {
+            dx: m.at(dx),
+            dy: m.at(dy),
+            x: m.at(x.tensor),
+            stride: x.stride,
+            stats: m.at(stats),
+            gain: norm.gain.values.address(),
+            n,
+            g,
+            width: norm.gain.len,
+            accumulate,
+        })
+    }
+
+    fn linear(
+        &self,
+        m: &mut GpuMemory,
+        y: Tensor,
+        x: Tensor,
+        layer: &Linear<GpuMatrix, GpuVector>,
+        epilogue: Epilogue,
+        n: usize,
+    ) -> Result<()> {
+        let (residual, residual_stride) = match epilogue {
+            Epilogue::Residual(rows) => (m.at(rows.tensor), rows.stride),
+            _ => (0, 0),
+        };
+        let (activation, u) = match epilogue {
+            Epilogue::Activation(kind, u) => (gemm::activation_number(kind), u.map_or(0, |u| m.at(u))),
+            _ => (gemm::NO_ACTIVATION, 0),
+        };
+        self.run(gemm::Forward {
+            y: m.at(y),
+            u,
+            x: m.at(x),
+            w: layer.weight.values.address(),
+            bias: layer.bias.as_ref().map_or(0, |bias| bias.values.address()),
+            residual,
+            residual_stride,
+            activation,
+            m: n,
+            n: layer.weight.rows,
+            k: layer.weight.cols,
+        })
+    }
+
+    fn linear_reverse(
+        &self,
+        m: &mut GpuMemory,
+        dx: Tensor,
+        dy: Tensor,
+        layer: &Linear<GpuMatrix, GpuVector>,
+        epilogue: EpilogueReverse,
+        g: usize,
+    ) -> Result<()> {
+        let (activation, u, rows) = match epilogue {
+            EpilogueReverse::None => (gemm::NO_ACTIVATION, 0, 1),
+            EpilogueReverse::Activation(kind, u, rows) => (gemm::activation_number(kind), m.at(u), rows),
+        };
+        self.run(gemm::Reverse {
+            dx: m.at(dx),
+            dy: m.at(dy),
+            w: layer.weight.values.address(),
+            u,
+            rows,
+            activation,
+            m: g,
+            n: layer.weight.cols,
+            k: layer.weight.rows,
+        })
+    }
+
+    fn attention(&self, m: &mut GpuMemory, o: Tensor, lse: Tensor, qkv: Tensor, shape: AttentionShape) -> Result<()> {
+        self.run(attention::Forward { o: m.at(o), lse: m.at(lse), qkv: m.at(qkv), shape })
+    }
+
+    fn attention_reverse(
+        &self,
+        m: &mut GpuMemory,
+        dqkv: Option<Tensor>,
+        relevance: Option<Relevance>,
+        d_o: Tensor,
+        qkv: Tensor,
+        lse: Tensor,
+        shape: AttentionShape,
+        g: usize,
+    ) -> Result<()> {
+        self.run(attention::Reverse {
+            dqkv: dqkv.map_or(0, |dqkv| m.at(dqkv)),
+            relevance: relevance.map(|relevance| relevance_at(m, relevance)),
+            d_o: m.at(d_o),
+            qkv: m.at(qkv),
+            lse: m.at(lse),
+            scratch: self.attention_scratch(shape, g)?,
+            shape,
+            g,
+        })
+    }
+
+    fn attention_row(
+        &self,
+        m: &mut GpuMemory,
+        relevance: Relevance,
+        qkv: Tensor,
+        lse: Tensor,
+        shape: AttentionShape,
+    ) -> Result<()> {
+        self.run(attention::Row {
+            relevance: relevance_at(m, relevance),
+            qkv: m.at(qkv),
+            lse: m.at(lse),
+            scratch: self.attention_scratch(shape, shape.batch)?,
+            shape,
+        })
+    }
+
+    fn attention_positive_gradient(
+        &self,
+        m: &mut GpuMemory,
+        map: Tensor,
+        d_o: Tensor,
+        qkv: Tensor,
+        shape: AttentionShape,
+        g: usize,
+    ) -> Result<()> {
+        let scratch = self.attention_scratch(shape, g)?;
+        self.run(attention::PositiveGradient { map: m.at(map), d_o: m.at(d_o), qkv: m.at(qkv), scratch, shape, g })
+    }
+
+    fn grad_eclip(
+        &self,
+        m: &mut GpuMemory,
+        map: Tensor,
+        d_o: Tensor,
+        qkv: Tensor,
+        shape: AttentionShape,
+        g: usize,
+    ) -> Result<()> {
+        self.run(heatmap::GradEclip {
+            map: m.at(map),
+            d_o: m.at(d_o),
+            qkv: m.at(qkv),
+            batch: shape.batch,
+            tokens: shape.tokens,
+            queries: shape.queries,
+            width: shape.width(),
+            g,
+        })
+    }
+
+    fn grad_cam(
+        &self,
+        m: &mut GpuMemory,
+        map: Tensor,
+        dx: Tensor,
+        x: Tensor,
+        batch: usize,
+        tokens: usize,
+        width: usize,
+        g: usize,
+    ) -> Result<()> {
+        self.run(heatmap::GradCam { map: m.at(map), dx: m.at(dx), x: m.at(x), batch, tokens, width, g })
+    }
+
+    fn mean_tokens(
+        &self,
+        m: &mut GpuMemory,
+        y: Tensor,
+        x: Tensor,
+        batch: usize,
+        tokens: usize,
+        width: usize,
+    ) -> Result<()> {
+        self.run(head::MeanTokens { y: m.at(y), x: m.at(x), batch, tokens, width })
+    }
+
+    fn mean_tokens_reverse(
+        &self,
+        m: &mut GpuMemory,
+        dx: Tensor,
+        dy: Tensor,
+        g: usize,
+        tokens: usize,
+        width: usize,
+    ) -> Result<()> {
+        self.run(head::MeanTokensReverse { dx: m.at(dx), dy: m.at(dy), g, tokens, width })
+    }
+
+    fn cosine(
+        &self,
+        m: &mut GpuMemory,
+        cos: Tensor,
+        embed: Tensor,
+        texts: &GpuVector,
+        batch: usize,
+        queries: usize,
+        width: usize,
+    ) -> Result<()> {
+        let texts = texts.values.address();
+        self.run(head::Cosine { cos: m.at(cos), embed: m.at(embed), texts, batch, queries, width })
+    }
+
+    fn score_reverse(
+        &self,
+        m: &mut GpuMemory,
+        dembed: Tensor,
+        embed: Tensor,
+        cos: Tensor,
+        texts: &GpuVector,
+        kind: ScoreKind,
+        logit_scale: f64,
+        first: usize,
+        batch: usize,
+        queries: usize,
+        width: usize,
+        g: usize,
+    ) -> Result<()> {
+        self.run(head::ScoreReverse {
+            dembed: m.at(dembed),
+            embed: m.at(embed),
+            cos: m.at(cos),
+            texts: texts.values.address(),
+            kind,
+            scale: logit_scale as f32,
+            first,
+            batch,
+            queries,
+            width,
+            g,
+        })
+    }
+
+    fn fill(&self, m: &mut GpuMemory, x: Tensor, value: f64) -> Result<()> {
+        let (n, is_wide) = m.stored(x);
+        self.run(rows::Fill { x: m.at(x), value: value as f32, n, is_wide })
+    }
+
+    fn gather_rows(&self, m: &mut GpuMemory, y: Tensor, x: Tensor, rows: &[usize], width: usize) -> Result<()> {
+        let list: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+        let rows = self.0.constant(bytemuck::cast_slice(&list))?;
+        self.run(rows::Gather { y: m.at(y), x: m.at(x), rows, n: list.len(), width })
+    }
+
+    fn add_rows(
+        &self,
+        m: &mut GpuMemory,
+        y: Tensor,
+        stride: usize,
+        x: Tensor,
+        n: usize,
+        width: usize,
+    ) -> Result<()> {
+        self.run(rows::Add { y: m.at(y), stride, x: m.at(x), n, width })
+    }
+
+    fn sae_slots(&self, sae: &GpuSae, edits: &[Edit]) -> usize {
+        sae.sae.rule.slots(edits)
+    }
+
+    fn sae_encode(
+        &self,
+        m: &mut GpuMemory,
+        code: backend::Code,
+        pre: Tensor,
+        x: Tensor,
+        sae: &GpuSae,
+        edits: &[Edit],
+        mask: &[bool],
+        n: usize,
+    ) -> Result<()> {
+        let block = EditBlock::new(edits);
+        let edits = Edits {
+            block: if block.words.is_empty() { 0 } else { self.0.constant(bytemuck::cast_slice(&block.words))? },
+            edits: block.edits,
+            forced: block.forced,
+        };
+        self.run(sae_encode::Forward {
+            code: code_at(m, code),
+            pre: m.at(pre),
+            pre_rows: m.rows(pre),
+            x: m.at(x),
+            sae: sae.sae,
+            edits,
+            mask: self.mask(mask)?,
+            n,
+        })
+    }
+
+    fn sae_splice(
+        &self,
+        m: &mut GpuMemory,
+        y: Tensor,
+        x: Tensor,
+        code: backend::Code,
+        sae: &GpuSae,
+        splice: Splice,
+        mask: &[bool],
+        n: usize,
+    ) -> Result<()> {
+        let (code, mask) = (code_at(m, code), self.mask(mask)?);
+        self.run(sae_decode::Forward { y: m.at(y), x: m.at(x), code, sae: sae.sae, splice, mask, n })
+    }
+
+    fn sae_splice_reverse(
+        &self,
+        m: &mut GpuMemory,
+        dx: Tensor,
+        dz: Tensor,
+        dy: Tensor,
+        x: Tensor,
+        code: backend::Code,
+        sae: &GpuSae,
+        splice: Splice,
+        through: Through,
+        mask: &[bool],
+        n: usize,
+        g: usize,
+    ) -> Result<()> {
+        self.run(sae_decode::Reverse {
+            dx: m.at(dx),
+            dz: m.at(dz),
+            dy: m.at(dy),
+            x: m.at(x),
+            code: code_at(m, code),
+            sae: sae.sae,
+            splice,
+            through,
+            mask: self.mask(mask)?,
+            n,
+            g,
+        })
+    }
+
+    fn sae_latent(
+        &self,
+        m: &mut GpuMemory,
+        score: Tensor,
+        code: backend::Code,
+        id: usize,
+        batch: usize,
+        tokens: usize,
+    ) -> Result<()> {
+        self.run(sae_decode::Latent { score: m.at(score), code: code_at(m, code), id, batch, tokens })
+    }
+
+    fn sae_latent_reverse(
+        &self,
+        m: &mut GpuMemory,
+        dx: Tensor,
+        x: Tensor,
+        code: backend::Code,
+        sae: &GpuSae,
+        id: usize,
+        n: usize,
+    ) -> Result<()> {
+        self.run(sae_decode::LatentReverse { dx: m.at(dx), x: m.at(x), code: code_at(m, code), sae: sae.sae, id, n })
+    }
+}

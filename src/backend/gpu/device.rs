@@ -1,0 +1,265 @@
+//! A GPU through its driver: context, stream, memory, compiled kernels and their launches.
+//!
+//! The same code drives a real GPU and the emulated one: they differ in the driver library that is loaded and in the
+//! compiler that makes a module's image.
+
+use std::{
+    collections::HashMap,
+    ffi::c_void,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use cudarc::{
+    driver::{
+        CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result,
+        sys::{CUfunction_attribute, CUdevice_attribute},
+    },
+    nvrtc::Ptx,
+};
+
+use super::{
+    jit::Source,
+    launch::{Ladder, Launch, Pointer, Storage, Target},
+    registry::Rungs,
+};
+use crate::{Error, Result};
+
+/// Dynamic shared memory that a kernel may use without asking for more.
+const SHARED_BY_DEFAULT: u32 = 48 * 1024;
+
+/// Makes a module's image from its source.
+pub type Compile = Box<dyn Fn(&Source) -> Result<Vec<u8>> + Send + Sync>;
+
+/// What an open device needs beside its number.
+pub struct Setup {
+    /// As the user named it.
+    pub name: String,
+    /// The type that activations and weights are stored in.
+    pub storage: Storage,
+    /// Which rungs run.
+    pub rungs: Rungs,
+    /// Makes images for this device's compute capability.
+    pub compile: Compile,
+    /// What the device has to say after a failed launch; only the emulated one has.
+    pub findings: fn() -> Option<String>,
+}
+
+/// A kernel that was loaded, and how much dynamic shared memory it has been allowed.
+struct Loaded {
+    function: CudaFunction,
+    shared: u32,
+}
+
+/// An open device.
+pub struct Gpu {
+    /// As the user named it.
+    pub name: String,
+    /// What its kernels are made for.
+    pub target: Target,
+    rungs: Rungs,
+    stream: Arc<CudaStream>,
+    compile: Compile,
+    findings: fn() -> Option<String>,
+    modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
+    kernels: Mutex<HashMap<String, Loaded>>,
+    /// Small arrays that kernels read, by content: masks, edits, row lists.
+    constants: Mutex<HashMap<Vec<u8>, Buffer>>,
+    /// What an operation needs for itself: one after the other, so they share it.
+    scratch: Mutex<Option<(usize, Buffer)>>,
+}
+
+impl Gpu {
+    /// Opens device `number` of the driver library that is loaded.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the driver refuses.
+    pub fn open(number: usize, setup: Setup) -> Result<Arc<Gpu>> {
+        let Setup { name, storage, rungs, compile, findings } = setup;
+        let failed = |error: DriverError| Error::Device { device: name.clone(), reason: error.to_string() };
+        let context = CudaContext::new(number).map_err(failed)?;
+        // SAFETY: the backend has one stream, so nothing needs the events that order several.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(failed)?;
+        let capability = |attribute| context.attribute(attribute).map_err(failed);
+        let major = capability(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = capability(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let target = Target { storage, architecture: (major * 10 + minor) as u32 };
+        let (modules, kernels, constants, scratch) = Default::default();
+        Ok(Arc::new(Gpu { name, target, rungs, stream, compile, findings, modules, kernels, constants, scratch }))
+    }
+
+    /// The driver's error with what the device has to say about it.
+    fn failed(&self, error: DriverError) -> Error {
+        let reason = match (self.findings)() {
+            Some(findings) => format!("{error}\n{findings}"),
+            None => error.to_string(),
+        };
+        Error::Device { device: self.name.clone(), reason }
+    }
+
+    /// Memory that must be written before it is read.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when there is no room.
+    pub fn allocate(self: &Arc<Self>, bytes: usize) -> Result<Buffer> {
+        let context = self.stream.context();
+        context.bind_to_thread().map_err(|error| self.failed(error))?;
+        // SAFETY: nothing reads the memory before a copy or a kernel wrote it.
+        let allocated = unsafe { result::malloc_sync(bytes.max(1)) };
+        let address = allocated.map_err(|error| match self.failed(error) {
+            Error::Device { device, reason } => Error::Device { device, reason: format!("{bytes} bytes: {reason}") },
+            other => other,
+        })?;
+        Ok(Buffer { context: context.clone(), stream: self.stream.clone(), address })
+    }
+
+    /// Memory with these bytes.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn upload(self: &Arc<Self>, bytes: &[u8]) -> Result<Buffer> {
+        let buffer = self.allocate(bytes.len())?;
+        self.write(buffer.address(), bytes)?;
+        Ok(buffer)
+    }
+
+    /// The address of these bytes, which stay on the device.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn constant(self: &Arc<Self>, bytes: &[u8]) -> Result<Pointer> {
+        let mut constants = lock(&self.constants);
+        if let Some(buffer) = constants.get(bytes) {
+            return Ok(buffer.address());
+        }
+        let buffer = self.upload(bytes)?;
+        let address = buffer.address();
+        constants.insert(bytes.to_vec(), buffer);
+        Ok(address)
+    }
+
+    /// At least `bytes` of memory for the next operation, until the one after it.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn scratch(self: &Arc<Self>, bytes: usize) -> Result<Pointer> {
+        let mut scratch = lock(&self.scratch);
+        match &*scratch {
+            Some((size, buffer)) if *size >= bytes => Ok(buffer.address()),
+            _ => {
+                // The smaller one goes first, after what was launched on it is done.
+                *scratch = None;
+                let buffer = self.allocate(bytes)?;
+                let address = buffer.address();
+                *scratch = Some((bytes, buffer));
+                Ok(address)
+            }
+        }
+    }
+
+    /// Copies bytes to the device, after what was launched before. The bytes may go when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the range is not the device's.
+    pub fn write(&self, to: Pointer, bytes: &[u8]) -> Result<()> {
+        self.stream.context().bind_to_thread().map_err(|error| self.failed(error))?;
+        // SAFETY: the driver copies pageable memory before it returns, and checks the device's range.
+        unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }.map_err(|error| self.failed(error))
+    }
+
+    /// Copies bytes to the host when all that was launched before is done.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when a kernel failed or the range is not the device's.
+    pub fn read(&self, from: Pointer, len: usize) -> Result<Vec<u8>> {
+        self.stream.context().bind_to_thread().map_err(|error| self.failed(error))?;
+        let mut bytes = vec![0; len];
+        // SAFETY: the bytes outlive the copy, which is waited for.
+        unsafe { result::memcpy_dtoh_async(&mut bytes, from, self.stream.cu_stream()) }
+            .and_then(|()| self.stream.synchronize())
+            .map_err(|error| self.failed(error))?;
+        Ok(bytes)
+    }
+
+    /// Runs an operation on the rung that is chosen for it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a forced rung that does not serve these sizes, [`Error::Device`] when the driver refuses.
+    pub fn run<L: Ladder>(&self, ladder: &L) -> Result<()> {
+        self.rungs.pick(ladder, self.target)?.iter().try_for_each(|launch| self.launch(launch))
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<()> {
+        let mut kernels = lock(&self.kernels);
+        let loaded = match kernels.entry(launch.entry()) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                let function = self.module(launch.source()?)?.load_function(entry.key());
+                let function = function.map_err(|error| self.failed(error))?;
+                entry.insert(Loaded { function, shared: SHARED_BY_DEFAULT })
+            }
+        };
+        if launch.shape.shared > loaded.shared {
+            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let set = loaded.function.set_attribute(attribute, launch.shape.shared as i32);
+            set.map_err(|error| self.failed(error))?;
+            loaded.shared = launch.shape.shared;
+        }
+        let mut values: Vec<[u8; 8]> = launch.args.iter().map(|arg| arg.bytes().0).collect();
+        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| value.as_mut_ptr().cast()).collect();
+        let ([gx, gy, gz], [bx, by, bz]) = (launch.shape.grid, launch.shape.block);
+        // SAFETY: the ladder that made the launch lists the kernel's parameters in its order and types (the emulator's tests
+        // compare their sizes for every rung); the driver copies them before it returns.
+        unsafe {
+            result::launch_kernel(
+                loaded.function.cu_function(),
+                (gx, gy, gz),
+                (bx, by, bz),
+                launch.shape.shared,
+                self.stream.cu_stream(),
+                &mut pointers,
+            )
+        }
+        .map_err(|error| self.failed(error))
+    }
+
+    fn module(&self, source: &'static Source) -> Result<Arc<CudaModule>> {
+        let mut modules = lock(&self.modules);
+        if let Some(module) = modules.get(source.name) {
+            return Ok(module.clone());
+        }
+        let image = (self.compile)(source)?;
+        let module = self.stream.context().load_module(Ptx::from_binary(image)).map_err(|error| self.failed(error))?;
+        modules.insert(source.name, module.clone());
+        Ok(module)
+    }
+}
+
+/// What a thread that panicked left behind is whole: every change is one insertion.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes in the device's memory.
+pub struct Buffer {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    address: Pointer,
+}
+
+impl Buffer {
+    /// Its address.
+    pub fn address(&self) -> Pointer {
+        self.address
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // What was launched may still use the memory. A driver that fails here has reported, or will report, the failure of
+        // the launch itself.
+        let _ = self.context.bind_to_thread().and_then(|()| self.stream.synchronize());
+        // SAFETY: allocated by `Gpu::allocate` and freed once.
+        let _ = unsafe { result::free_sync(self.address) };
+    }
+}
