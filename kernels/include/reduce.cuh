@@ -51,3 +51,15 @@ DEV float block_sum(float x, float* scratch) {
     block_barrier();
     return sum;
 }
+
+// Maximum over the block, in every thread; `scratch` as for the sum. A NaN does not count.
+DEV float block_max(float x, float* scratch) {
+    const int warps = blockDim.x / WARP_SIZE;
+    x = warp_max(x);
+    if (threadIdx.x % WARP_SIZE == 0) scratch[threadIdx.x / WARP_SIZE] = x;
+    block_barrier();
+    float most = scratch[0];
+    for (int w = 1; w < warps; w++) most = fmaxf(most, scratch[w]);
+    block_barrier();
+    return most;
+}

@@ -198,14 +198,20 @@ impl Preprocess {
         Ok(Prepared { pixels: self.normalise(&cropped), width, height, cropped, region })
     }
 
-    /// `(3, height, width)` from `(height, width, 3)`: the byte times the factor in double precision, rounded to f32,
-    /// then minus the mean and divided by the standard deviation in f32.
+    /// What becomes of each byte, by channel: the byte times the factor in double precision, rounded to f32, then minus
+    /// the mean and divided by the standard deviation in f32.
+    pub fn values(&self) -> [[f32; 256]; 3] {
+        std::array::from_fn(|c| {
+            let (mean, std) = (self.mean[c] as f32, self.std[c] as f32);
+            std::array::from_fn(|v| ((v as f64 * self.rescale) as f32 - mean) / std)
+        })
+    }
+
+    /// `(3, height, width)` from `(height, width, 3)`.
     fn normalise(&self, picture: &Rgb8) -> Vec<f32> {
         let mut pixels = Vec::with_capacity(picture.data.len());
-        for c in 0..3 {
-            let (mean, std) = (self.mean[c] as f32, self.std[c] as f32);
-            let table: [f32; 256] = std::array::from_fn(|v| ((v as f64 * self.rescale) as f32 - mean) / std);
-            pixels.extend(picture.data[c..].iter().step_by(3).map(|&v| table[usize::from(v)]));
+        for (c, values) in self.values().iter().enumerate() {
+            pixels.extend(picture.data[c..].iter().step_by(3).map(|&v| values[usize::from(v)]));
         }
         pixels
     }

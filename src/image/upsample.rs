@@ -58,8 +58,8 @@ pub(super) fn upsample_into(
     if !positive {
         return Err(Error::usage(format!("a heatmap cannot be drawn on {region:?} of {} x {} pixels", size.0, size.1)));
     }
-    let (x, xs) = axis(cols, region.left, region.width, size.0, kernel);
-    let (y, ys) = axis(rows, region.top, region.height, size.1, kernel);
+    let Axis { pixels: x, taps: xs } = Axis::new(cols, region.left, region.width, size.0, kernel);
+    let Axis { pixels: y, taps: ys } = Axis::new(rows, region.top, region.height, size.1, kernel);
     // (rows, x)
     let wide: Vec<f64> = map
         .chunks_exact(cols)
@@ -83,30 +83,40 @@ pub(super) fn check(map: &[f32], rows: usize, cols: usize) -> Result<()> {
     }
 }
 
-/// For the pixels of one axis that lie in `extent` pixels from `start` on: which they are, and of each the map's
-/// entries and their weights.
-fn axis(n: usize, start: f64, extent: f64, side: usize, kernel: Upsample) -> (Range<usize>, Vec<Vec<(usize, f64)>>) {
-    // A pixel is in when its centre, i + 0.5, is.
-    let first = ((start - 0.5).ceil().max(0.0) as usize).min(side);
-    let end = ((start + extent - 0.5).ceil().max(0.0) as usize).clamp(first, side);
-    let taps = (first..end).map(|i| {
-        let at = (i as f64 + 0.5 - start) / extent * n as f64;
-        let clamp = |j: i64| j.clamp(0, n as i64 - 1) as usize;
-        match kernel {
-            Upsample::Nearest => vec![(clamp(at as i64), 1.0)],
-            Upsample::Bilinear => {
-                let at = (at - 0.5).max(0.0);
-                let (low, t) = (at.floor(), at.fract());
-                vec![(clamp(low as i64), 1.0 - t), (clamp(low as i64 + 1), t)]
+/// One axis of an upsampling: which pixels a map covers, and of what they are made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Axis {
+    /// The picture's pixels that the map covers.
+    pub pixels: Range<usize>,
+    /// Of each of them, the map's entries and their weights; all have the same number of them.
+    pub taps: Vec<Vec<(usize, f64)>>,
+}
+
+impl Axis {
+    /// `n` entries over the `extent` pixels from `start` on, of a picture of `side` pixels.
+    pub fn new(n: usize, start: f64, extent: f64, side: usize, kernel: Upsample) -> Self {
+        // A pixel is in when its centre, i + 0.5, is.
+        let first = ((start - 0.5).ceil().max(0.0) as usize).min(side);
+        let end = ((start + extent - 0.5).ceil().max(0.0) as usize).clamp(first, side);
+        let taps = (first..end).map(|i| {
+            let at = (i as f64 + 0.5 - start) / extent * n as f64;
+            let clamp = |j: i64| j.clamp(0, n as i64 - 1) as usize;
+            match kernel {
+                Upsample::Nearest => vec![(clamp(at as i64), 1.0)],
+                Upsample::Bilinear => {
+                    let at = (at - 0.5).max(0.0);
+                    let (low, t) = (at.floor(), at.fract());
+                    vec![(clamp(low as i64), 1.0 - t), (clamp(low as i64 + 1), t)]
+                }
+                Upsample::Bicubic => {
+                    let at = at - 0.5;
+                    let low = at.floor();
+                    (-1..3).map(|k| (clamp(low as i64 + k), cubic(at - low - k as f64))).collect()
+                }
             }
-            Upsample::Bicubic => {
-                let at = at - 0.5;
-                let low = at.floor();
-                (-1..3).map(|k| (clamp(low as i64 + k), cubic(at - low - k as f64))).collect()
-            }
-        }
-    });
-    (first..end, taps.collect())
+        });
+        Axis { pixels: first..end, taps: taps.collect() }
+    }
 }
 
 /// Keys' cubic convolution, a = -0.75.

@@ -5,9 +5,14 @@
 
 pub mod emulator;
 pub mod gemm;
+pub mod head;
+pub mod heatmap;
 pub mod jit;
 pub mod launch;
 pub mod layer_norm;
+pub mod patch_embed;
+pub mod preprocess;
+pub mod rows;
 
 use crate::Error;
 
