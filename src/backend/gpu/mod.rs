@@ -3,11 +3,13 @@
 //! What stands: the kernel sources and their compilation by the host's C++ compiler ([`jit`]), and the emulator that
 //! runs them thread by thread ([`emulator`]). `kernels/README.md` lists the kernels.
 
+pub mod architecture;
 pub mod emulator;
 pub mod gemm;
 pub mod jit;
 pub mod launch;
 pub mod layer_norm;
+pub mod registry;
 
 use crate::Error;
 
