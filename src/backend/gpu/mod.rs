@@ -1,8 +1,13 @@
 //! The GPU: kernels of our own, compiled at run time, on a device or in the emulator.
 //!
-//! What stands: the kernel sources and their compilation by the host's C++ compiler ([`jit`]), and the emulator that
-//! runs them thread by thread ([`emulator`]). `kernels/README.md` lists the kernels.
+//! Files named like an operation turn its shapes into launches ([`launch`]) and touch no device. [`device`] drives a GPU
+//! through its driver, [`memory`] is the arena on it, [`backend`] puts them together. [`emulator`] is the emulated GPU's
+//! own interface, with which the kernels are tested one by one. `kernels/README.md` lists the kernels.
 
+pub mod architecture;
+pub mod attention;
+pub mod backend;
+pub mod device;
 pub mod emulator;
 pub mod gemm;
 pub mod head;
@@ -10,9 +15,14 @@ pub mod heatmap;
 pub mod jit;
 pub mod launch;
 pub mod layer_norm;
+pub mod memory;
 pub mod patch_embed;
 pub mod preprocess;
+pub mod registry;
 pub mod rows;
+pub mod sae;
+pub mod sae_decode;
+pub mod sae_encode;
 
 use crate::Error;
 

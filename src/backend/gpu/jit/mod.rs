@@ -15,6 +15,30 @@ pub struct Source {
     pub text: &'static str,
 }
 
+impl Source {
+    /// This kernel and the headers that it includes, directly or not, sorted by name.
+    pub fn with_headers(&self) -> Vec<Source> {
+        let mut found = vec![*self];
+        let mut next = 0;
+        while let Some(source) = found.get(next).copied() {
+            let names =
+                source.text.lines().filter_map(|line| line.trim_start().strip_prefix("#include \"")?.split('"').next());
+            for name in names {
+                let header = HEADERS.iter().find(|header| header.name.strip_prefix("kernels/") == Some(name));
+                found.extend(header.filter(|header| found.iter().all(|known| known.name != header.name)).copied());
+            }
+            next += 1;
+        }
+        found.sort_by_key(|source| source.name);
+        found
+    }
+
+    /// Hash of this kernel and its headers, as 32 hexadecimal digits.
+    pub fn hash(&self) -> String {
+        key(&[], &self.with_headers())
+    }
+}
+
 macro_rules! sources {
     ($($path:literal),* $(,)?) => {
         &[$(Source {
@@ -135,6 +159,17 @@ mod tests {
                 assert!(line.starts_with("#include \"include/"), "{}: {line}", source.name);
             }
         }
+    }
+
+    #[test]
+    fn a_hash_covers_the_headers_that_are_included_and_no_others() {
+        let names = |text| {
+            let found = Source { name: "kernels/a.cu", text }.with_headers();
+            found.iter().map(|source| source.name.rsplit('/').next().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(names("int x;"), "a.cu");
+        assert_eq!(names("#include \"include/activation.cuh\"\n"), "a.cu activation.cuh types.cuh");
+        assert!(names("#include \"include/tile.cuh\"\n").contains("barrier.cuh copy_async.cuh mma.cuh"));
     }
 
     #[test]
