@@ -7,7 +7,7 @@ use crate::{
     Error, Result,
     backend::{
         cpu::Cpu,
-        gpu::{self, emulator::Settings, jit::Mode, launch::Storage, registry::Forced},
+        gpu::{emulator::Settings, jit::Mode, launch::Storage, open, registry::Forced},
     },
 };
 
@@ -63,11 +63,14 @@ impl fmt::Display for Device {
 impl Device {
     /// The device that is meant, and why it was chosen.
     pub fn choose(self) -> (Device, String) {
-        match (self, gpu::cuda_devices()) {
-            (Device::Auto, Ok(1)) => (Device::Cuda(0), "auto: there is a GPU".into()),
-            (Device::Auto, Ok(n)) => (Device::Cuda(0), format!("auto: the first of {n} GPUs")),
-            (Device::Auto, Err(why)) => (Device::Cpu, format!("auto: {why}")),
-            _ => (self, "as asked for".into()),
+        // Only `auto` looks for a driver: the emulated device must be the first that this process loads.
+        if self != Device::Auto {
+            return (self, "as asked for".into());
+        }
+        match open::cuda_devices() {
+            Ok(1) => (Device::Cuda(0), "auto: there is a GPU".into()),
+            Ok(count) => (Device::Cuda(0), format!("auto: the first of {count} GPUs")),
+            Err(why) => (Device::Cpu, format!("auto: {why}")),
         }
     }
 }
@@ -165,7 +168,7 @@ pub fn open(device: Device, dtype: Dtype, forced: &Forced) -> Result<Box<dyn Run
         (Device::Cpu | Device::Auto, Dtype::F64) => Box::new(DeviceRunner::new(Cpu::<f64>::new())),
         (Device::Cpu | Device::Auto, _) => Box::new(DeviceRunner::new(Cpu::<f32>::new())),
         (Device::Cuda(number), _) => {
-            Box::new(DeviceRunner::new(gpu::open_cuda(number, name, dtype.storage()?, forced.clone())?))
+            Box::new(DeviceRunner::new(open::open_cuda(number, name, dtype.storage()?, forced.clone())?))
         }
         (Device::Emulated { checked }, _) => {
             let settings = Settings {
@@ -173,7 +176,7 @@ pub fn open(device: Device, dtype: Dtype, forced: &Forced) -> Result<Box<dyn Run
                 threads: thread::available_parallelism().map_or(1, |n| n.get() as u32),
                 ..Settings::fast()
             };
-            Box::new(DeviceRunner::new(gpu::open_emulated(settings, name, dtype.storage()?, forced.clone())?))
+            Box::new(DeviceRunner::new(open::open_emulated(settings, name, dtype.storage()?, forced.clone())?))
         }
     })
 }

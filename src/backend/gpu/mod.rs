@@ -16,6 +16,7 @@ pub mod jit;
 pub mod launch;
 pub mod layer_norm;
 pub mod memory;
+pub mod open;
 pub mod patch_embed;
 pub mod preprocess;
 pub mod registry;
@@ -23,6 +24,7 @@ pub mod rows;
 pub mod sae;
 pub mod sae_decode;
 pub mod sae_encode;
+pub mod stand_in;
 
 use crate::Error;
 
