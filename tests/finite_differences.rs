@@ -21,7 +21,7 @@ use common::Rng;
 use vitscope::{
     backend::PatchGrid,
     engine::{
-        Dtype, Engine, Options, Question, Request, SaeRequest,
+        AskedDtype, Dtype, Engine, Options, Question, Request, SaeRequest,
         runner::{Job, JobOutput},
     },
     model::{Score, Splice, Through, Tokens, pass::MapKey},
@@ -51,7 +51,7 @@ struct Subject {
 
 impl Subject {
     fn new(model: &str, batch: usize) -> Self {
-        let options = Options { dtype: Dtype::F64, ..Options::default() };
+        let options = Options { dtype: AskedDtype(Some(Dtype::F64)), ..Options::default() };
         let engine = Engine::open(&Source::Path(fixture(model)), &options).unwrap();
         let side = engine.checkpoint.config.vision.image_size;
         let grid = engine.grid(side, side).unwrap();

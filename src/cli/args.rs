@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use clap::{ArgAction, Args, ValueEnum};
 use vitscope::{
-    engine::{Device, Dtype},
+    engine::{AskedDtype, Device},
     image::{Colormap, Upsample},
     model::{Edit, Splice, Through, Tokens},
     text::Template,

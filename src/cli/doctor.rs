@@ -26,10 +26,11 @@ pub struct DoctorArgs {
 pub fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<ExitCode> {
     let mut rows = machine();
     rows.extend(folders());
-    let device = args.device.resolve();
+    let (device, why) = args.device.choose();
+    let found = device.find();
     rows.push(("device asked", args.device.to_string()));
-    rows.push(("device used", device.as_ref().map_or("none".into(), Device::to_string)));
-    rows.push(("why", device.as_ref().map_or_else(ToString::to_string, |_| why_device(args.device))));
+    rows.push(("device used", found.as_ref().map_or("none".into(), |()| device.to_string())));
+    rows.push(("why", found.as_ref().map_or_else(ToString::to_string, |()| why)));
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     console.result(
         || rows.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect(),
@@ -39,17 +40,8 @@ pub fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<ExitCode> {
             vec![Value::Object(fields.collect::<Map<_, _>>())]
         },
     )?;
-    device?;
+    found?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Why the device that is used was chosen.
-pub fn why_device(asked: Device) -> String {
-    match (asked, cuda_driver()) {
-        (Device::Auto, true) => "auto: there is a CUDA driver, but this version computes on the CPU only".into(),
-        (Device::Auto, false) => "auto: there is no CUDA driver".into(),
-        _ => "as asked for".into(),
-    }
 }
 
 fn machine() -> Vec<(&'static str, String)> {

@@ -17,7 +17,6 @@ use vitscope::{
 use super::{
     args::{Crop, ModelArgs, PreprocessArgs, SaeArgs, Size, TextArgs},
     console::Console,
-    doctor::why_device,
 };
 
 /// An engine together with what is asked of it.
@@ -40,14 +39,11 @@ pub fn open(args: &ModelArgs, console: &Console) -> anyhow::Result<Engine> {
     if let Source::Hub(id) = &source {
         super::download::fetch(id, console)?;
     }
-    let options = Options { device: args.device, dtype: args.dtype, seed: args.seed };
+    let options = Options { device: args.device, dtype: args.dtype, seed: args.seed, ..Options::default() };
     let engine = Engine::open(&source, &options)?;
     console.detail(&format!(
         "model {}, {} on {} ({})",
-        engine.checkpoint.label,
-        engine.dtype,
-        engine.device,
-        engine.why_device
+        engine.checkpoint.label, engine.dtype, engine.device, engine.why_device
     ));
     engine.checkpoint.notes.iter().for_each(|note| console.warn(&format!("{}: {note}", engine.checkpoint.label)));
     Ok(engine)

@@ -27,7 +27,8 @@ pub struct VerifyArgs {
 
 /// Verifies all fixtures; an error when one tensor is outside its bound.
 pub fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<ExitCode> {
-    let options = Options { device: args.device, dtype: args.dtype, seed: 0 };
+    let options = Options { device: args.device, dtype: args.dtype, ..Options::default() };
+    let dtype = args.dtype.on(args.device.choose().0)?;
     let fixtures = files(&args.fixtures)?;
     let (mut rows, mut lines) = (Vec::new(), Vec::new());
     let (mut tensors, mut failed) = (0, 0);
@@ -48,8 +49,7 @@ pub fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<ExitCode> {
         }
     }
     console.result(|| table(&["fixture", "tensor", "our error", "torch's error", "ratio", "ok"], &rows), || lines)?;
-    let summary =
-        format!("{tensors} tensors of {} fixtures in {}: {failed} outside their bound", fixtures.len(), args.dtype);
+    let summary = format!("{tensors} tensors of {} fixtures in {dtype}: {failed} outside their bound", fixtures.len());
     console.say(&summary);
     if failed > 0 {
         return Err(Error::Verification(summary).into());

@@ -7,7 +7,13 @@ use crate::{
     Error, Result,
     backend::{
         cpu::Cpu,
-        gpu::{emulator::Settings, jit::Mode, launch::Storage, open, registry::Forced},
+        gpu::{
+            emulator::Settings,
+            jit::{HostCxx, Mode, cache_folder},
+            launch::Storage,
+            open,
+            registry::Forced,
+        },
     },
 };
 
@@ -71,6 +77,24 @@ impl Device {
             Ok(1) => (Device::Cuda(0), "auto: there is a GPU".into()),
             Ok(count) => (Device::Cuda(0), format!("auto: the first of {count} GPUs")),
             Err(why) => (Device::Cpu, format!("auto: {why}")),
+        }
+    }
+}
+
+impl Device {
+    /// Whether the device is there.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when it is not, with what to install.
+    pub fn find(self) -> Result<()> {
+        let missing = |reason: String| Error::Device { device: self.to_string(), reason };
+        match self {
+            Device::Auto | Device::Cpu => Ok(()),
+            Device::Cuda(number) => match open::cuda_devices()? {
+                count if number < count => Ok(()),
+                count => Err(missing(format!("there are {count} GPUs, numbered from 0"))),
+            },
+            Device::Emulated { .. } => HostCxx::find(&cache_folder()?).map(|_| ()),
         }
     }
 }
@@ -168,7 +192,8 @@ pub fn open(device: Device, dtype: Dtype, forced: &Forced) -> Result<Box<dyn Run
         (Device::Cpu | Device::Auto, Dtype::F64) => Box::new(DeviceRunner::new(Cpu::<f64>::new())),
         (Device::Cpu | Device::Auto, _) => Box::new(DeviceRunner::new(Cpu::<f32>::new())),
         (Device::Cuda(number), _) => {
-            Box::new(DeviceRunner::new(open::open_cuda(number, name, dtype.storage()?, forced.clone())?))
+            let _ = number;
+            return Err(Error::usage(name));
         }
         (Device::Emulated { checked }, _) => {
             let settings = Settings {

@@ -15,17 +15,16 @@ mod texts;
 mod verify;
 
 pub use bench::{BenchPass, Timed};
+pub use device::{AskedDtype, Device, Dtype};
 pub use embed::EmbeddedImages;
 pub use explain::{Explanation, MapValues, Pictured};
 pub use hook::HookStreams;
 pub use latents::{ImageLatents, LatentUse, TokenLatent, latent_uses};
-pub use device::{AskedDtype, Device, Dtype};
 pub use request::{Options, Question, Request, SaeRequest};
 pub use verify::{Compared, verify};
 
 use crate::{
-    Error, Result,
-    demo,
+    Result, demo,
     image::Preprocess,
     text::Tokenizer,
     weights::{ClipCheckpoint, HubCache, PreprocessSource, Source},

@@ -8,21 +8,21 @@ use super::{
     attention,
     device::{Buffer, Gpu},
     gemm, head, heatmap,
-    launch::{Ladder, Pointer},
+    launch::{Ladder, Pointer, Storage},
     layer_norm,
     memory::{GpuMemory, encode},
     patch_embed, rows,
-    sae::{Code, EditBlock, Edits, Mask, Sae, SaeArrays, SaeRule, mask_bytes},
+    sae::{Code, EditBlock, Edits, Mask, Sae, SaeArrays, mask_bytes},
     sae_decode, sae_encode,
 };
 use crate::{
     Result,
     backend::{
-        self, AttentionShape, Backend, Device, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Plan, Relevance, Rows,
-        ScoreKind, Tensor,
+        self, AttentionShape, Backend, Device, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Plan, Relevance,
+        Rows, ScoreKind, Tensor,
     },
     model::{Edit, Splice, Through},
-    weights::{Activation, SaeWeights},
+    weights::SaeWeights,
 };
 
 /// Computes on a GPU.
@@ -489,8 +489,8 @@ impl Backend for GpuBackend {
     }
 
     fn fill(&self, m: &mut GpuMemory, x: Tensor, value: f64) -> Result<()> {
-        let (n, is_wide) = m.stored(x);
-        self.run(rows::Fill { x: m.at(x), value: value as f32, n, is_wide })
+        let (n, storage) = m.stored(x);
+        self.run(rows::Fill { x: m.at(x), value: value as f32, n, is_wide: storage == Storage::F32 })
     }
 
     fn gather_rows(&self, m: &mut GpuMemory, y: Tensor, x: Tensor, rows: &[usize], width: usize) -> Result<()> {
@@ -499,15 +499,7 @@ impl Backend for GpuBackend {
         self.run(rows::Gather { y: m.at(y), x: m.at(x), rows, n: list.len(), width })
     }
 
-    fn add_rows(
-        &self,
-        m: &mut GpuMemory,
-        y: Tensor,
-        stride: usize,
-        x: Tensor,
-        n: usize,
-        width: usize,
-    ) -> Result<()> {
+    fn add_rows(&self, m: &mut GpuMemory, y: Tensor, stride: usize, x: Tensor, n: usize, width: usize) -> Result<()> {
         self.run(rows::Add { y: m.at(y), stride, x: m.at(x), n, width })
     }
 

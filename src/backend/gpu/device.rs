@@ -12,7 +12,7 @@ use std::{
 use cudarc::{
     driver::{
         CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result,
-        sys::{CUfunction_attribute, CUdevice_attribute},
+        sys::{CUdevice_attribute, CUfunction_attribute},
     },
     nvrtc::Ptx,
 };

@@ -78,8 +78,12 @@ pub fn encode(values: impl IndexedParallelIterator<Item = f64>, storage: Storage
 fn decode(bytes: &[u8], storage: Storage) -> Vec<f64> {
     match storage {
         Storage::F32 => bytes.par_chunks_exact(4).with_min_len(PIECE).map(|b| f64::from(word(b))).collect(),
-        Storage::F16 => bytes.par_chunks_exact(2).with_min_len(PIECE).map(|b| f16::from_bits(half(b)).to_f64()).collect(),
-        Storage::Bf16 => bytes.par_chunks_exact(2).with_min_len(PIECE).map(|b| bf16::from_bits(half(b)).to_f64()).collect(),
+        Storage::F16 => {
+            bytes.par_chunks_exact(2).with_min_len(PIECE).map(|b| f16::from_bits(half(b)).to_f64()).collect()
+        }
+        Storage::Bf16 => {
+            bytes.par_chunks_exact(2).with_min_len(PIECE).map(|b| bf16::from_bits(half(b)).to_f64()).collect()
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A device by its name: the driver that is loaded and the compiler that makes images for it.
 
-use std::{fs, sync::Arc};
+use std::fs;
 
 use cudarc::driver::CudaContext;
 
