@@ -8,6 +8,9 @@ pub mod gemm;
 pub mod jit;
 pub mod launch;
 pub mod layer_norm;
+pub mod sae;
+pub mod sae_decode;
+pub mod sae_encode;
 
 use crate::Error;
 

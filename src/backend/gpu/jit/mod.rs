@@ -31,6 +31,7 @@ pub const HEADERS: &[Source] = sources![
     "include/copy_async.cuh",
     "include/mma.cuh",
     "include/reduce.cuh",
+    "include/sae.cuh",
     "include/tile.cuh",
     "include/types.cuh",
     "include/vec.cuh",
@@ -46,6 +47,11 @@ pub const KERNELS: &[Source] = sources![
     "layer_norm/forward_2_warp_per_row.cu",
     "layer_norm/reverse_1_thread_per_row.cu",
     "layer_norm/reverse_2_warp_per_row.cu",
+    "sae_decode/forward_1_thread_per_value.cu",
+    "sae_decode/latent_1_thread_per_image.cu",
+    "sae_decode/latent_reverse_1_thread_per_row.cu",
+    "sae_decode/reverse_1_thread_per_row.cu",
+    "sae_encode/forward_1_thread_per_row.cu",
 ];
 
 /// The emulator's header for kernels, and its runtime.
