@@ -14,7 +14,7 @@ mod matrix;
 mod memory;
 mod pages;
 mod real;
-mod sae;
+pub(in crate::backend) mod sae;
 mod select;
 
 use std::marker::PhantomData;

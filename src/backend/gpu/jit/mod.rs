@@ -56,6 +56,7 @@ pub const HEADERS: &[Source] = sources![
     "include/exact.cuh",
     "include/mma.cuh",
     "include/reduce.cuh",
+    "include/sae.cuh",
     "include/tile.cuh",
     "include/types.cuh",
     "include/vec.cuh",
@@ -87,6 +88,11 @@ pub const KERNELS: &[Source] = sources![
     "rows/add_1_thread_per_value.cu",
     "rows/fill_1_thread_per_value.cu",
     "rows/gather_1_thread_per_value.cu",
+    "sae_decode/forward_1_thread_per_value.cu",
+    "sae_decode/latent_1_thread_per_image.cu",
+    "sae_decode/latent_reverse_1_thread_per_row.cu",
+    "sae_decode/reverse_1_thread_per_row.cu",
+    "sae_encode/forward_1_thread_per_row.cu",
 ];
 
 /// The emulator's header for kernels, and its runtime.
