@@ -3,6 +3,7 @@
 //! What stands: the kernel sources and their compilation by the host's C++ compiler ([`jit`]), and the emulator that
 //! runs them thread by thread ([`emulator`]). `kernels/README.md` lists the kernels.
 
+pub mod attention;
 pub mod emulator;
 pub mod gemm;
 pub mod jit;
