@@ -64,6 +64,10 @@ pub const HEADERS: &[Source] = sources![
 
 /// The kernels, one file a rung.
 pub const KERNELS: &[Source] = sources![
+    "attention/forward_1_warp_per_row.cu",
+    "attention/positive_gradient_1_thread_per_value.cu",
+    "attention/reverse_1_block_per_head.cu",
+    "attention/row_1_thread_per_value.cu",
     "gemm/forward_1_thread_per_value.cu",
     "gemm/forward_2_mma_stages.cu",
     "gemm/reverse_1_thread_per_value.cu",

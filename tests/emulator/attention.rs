@@ -1,0 +1,294 @@
+//! Self-attention in all its directions, every rung, against f64.
+//!
+//! Inputs are multiples of 1/8, so that every score and every dP is exact in f32 in any order of summation. What is left
+//! are the errors that the bounds below count.
+
+use half::{bf16, f16};
+use vitscope::backend::{
+    AttentionShape,
+    gpu::{
+        attention::{Forward, PositiveGradient, Relevance, Reverse, Row, scratch_values},
+        emulator::{Emulator, Settings},
+    },
+};
+
+use crate::{
+    CXX, checked,
+    numbers::{Storage, assert_close, f32_steps, random},
+    run,
+};
+
+const KEEP: f32 = 0.5;
+const GAIN: f32 = 0.75;
+
+/// Multiples of 1/8 between -1 and 1, times `scale`.
+fn eighths<T: Storage>(n: usize, scale: f64, seed: u64) -> Vec<T> {
+    random::<f32>(n, 8.0, 0.0, seed).iter().map(|&x| T::of(f64::from(x).round() / 8.0 * scale)).collect()
+}
+
+/// What all directions read. Gradients have two targets.
+#[derive(Clone)]
+struct Inputs<T> {
+    s: AttentionShape,
+    g: usize,
+    qkv: Vec<T>,
+    d_o: Vec<T>,
+    r_in: Vec<f32>,
+}
+
+impl<T: Storage> Inputs<T> {
+    fn new(s: AttentionShape) -> Self {
+        let (d, g) = (s.width(), 2 * s.batch);
+        let r_in = random(g * s.tokens, 0.5, 0.5, 3);
+        Inputs { s, g, qkv: eighths(s.batch * s.tokens * 3 * d, 2.0, 1), d_o: eighths(g * s.queries * d, 1.0, 2), r_in }
+    }
+
+    /// Key `j` becomes eight times query 0: its score towers over the others.
+    fn towering(mut self, j: usize) -> Self {
+        let d = self.s.width();
+        for token in self.qkv.chunks_mut(self.s.tokens * 3 * d) {
+            for i in 0..d {
+                token[j * 3 * d + d + i] = T::of(8.0 * token[i].wide());
+            }
+        }
+        self
+    }
+
+    /// Row `row` of head `h`: `part` 0 = q, 1 = k, 2 = v.
+    fn head(&self, image: usize, row: usize, part: usize, h: usize) -> Vec<f64> {
+        let (d, dh) = (self.s.width(), self.s.head_dim);
+        let at = ((image * self.s.tokens + row) * 3 + part) * d + h * dh;
+        self.qkv[at..][..dh].iter().map(|x| x.wide()).collect()
+    }
+
+    fn d_o(&self, image: usize, row: usize, h: usize) -> Vec<f64> {
+        let at = (image * self.s.queries + row) * self.s.width() + h * self.s.head_dim;
+        self.d_o[at..][..self.s.head_dim].iter().map(|x| x.wide()).collect()
+    }
+}
+
+/// Values, and how far from them a result may lie before its last rounding.
+struct Bounded {
+    exact: Vec<f64>,
+    slack: Vec<f64>,
+}
+
+impl Bounded {
+    fn new(n: usize) -> Self {
+        Bounded { exact: vec![0.0; n], slack: vec![0.0; n] }
+    }
+
+    /// Adds `(w ± error) x` to the values from `at` on. `steps` bounds the relative error of the sum.
+    fn add(&mut self, at: usize, (w, error): (f64, f64), x: &[f64], steps: f64) {
+        for (i, x) in x.iter().enumerate() {
+            self.exact[at + i] += w * x;
+            self.slack[at + i] += (error + steps * w.abs()) * x.abs();
+        }
+    }
+
+    fn check<T: Storage>(&self, what: &str, ours: &[T]) {
+        assert_close(what, ours, &self.exact, |i| self.slack[i]);
+    }
+}
+
+struct Exact {
+    o: Bounded,
+    lse: Bounded,
+    dqkv: Bounded,
+    chefer: Bounded,
+    rollout: Bounded,
+    legrad: Bounded,
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Everything in f64. `rounds` says that the rung rounds P and dS to the storage type before they enter a product.
+fn exact<T: Storage>(x: &Inputs<T>, rounds: bool) -> Exact {
+    let s = x.s;
+    let (t, d, heads, scale) = (s.tokens, s.width(), s.heads, s.scale());
+    let [unit, tiny] = if rounds { [T::UNIT, T::TINY] } else { [0.0; 2] };
+    // A sum over all tokens, in any order, and some operations around it.
+    let steps = f32_steps(t + 24);
+    let mut e = Exact {
+        o: Bounded::new(s.batch * s.queries * d),
+        lse: Bounded::new(s.batch * s.queries * heads),
+        dqkv: Bounded::new(x.g * t * 3 * d),
+        chefer: Bounded::new(x.g * t),
+        rollout: Bounded::new(s.batch * t),
+        legrad: Bounded::new(x.g * (t - 1)),
+    };
+    let r_in: Vec<f64> = x.r_in.iter().map(|&r| f64::from(r)).collect();
+    let mixed = f32_steps(heads * t + 24);
+    for (at, r) in r_in.iter().enumerate() {
+        e.chefer.add(at, (f64::from(KEEP), 0.0), &[*r], mixed);
+        if at < s.batch * t {
+            e.rollout.add(at, (f64::from(KEEP), 0.0), &[*r], mixed);
+        }
+    }
+    let share = f64::from(GAIN) / heads as f64;
+    for (g, h) in (0..x.g).flat_map(|g| (0..heads).map(move |h| (g, h))) {
+        let b = g % s.batch;
+        let part = |part| (0..t).map(|j| x.head(b, j, part, h)).collect::<Vec<_>>();
+        let (q, k, v) = (part(0), part(1), part(2));
+        for i in 0..s.queries {
+            let seen = if s.causal { i + 1 } else { t };
+            let d_o = x.d_o(g, i, h);
+            let dp: Vec<f64> = v.iter().map(|v| dot(&d_o, v)).collect();
+            for j in 1..t {
+                let w = 1.0 / (heads * s.queries) as f64;
+                e.legrad.add(g * (t - 1) + j - 1, (w, 0.0), &[dp[j].max(0.0)], mixed);
+            }
+            let score: Vec<f64> = k[..seen].iter().map(|k| dot(&q[i], k) * scale).collect();
+            let most = score.iter().fold(f64::MIN, |m, &s| m.max(s));
+            let sum: f64 = score.iter().map(|s| (s - most).exp()).sum();
+            let lse = most + sum.ln();
+            // What the exponent is off by: the scale, its product, the difference, lse itself and its product.
+            let largest = score.iter().fold(lse.abs(), |m, s| m.max(s.abs()));
+            let exponent = 8.0 * f32::UNIT * 2.0 * largest;
+            let off = exponent + steps;
+            let p: Vec<f64> = score.iter().map(|s| (s - lse).exp()).collect();
+            let delta = dot(&p, &dp[..seen]);
+            // P has a sum of 1, so its errors enter delta by dP - delta; the rest is the sum's own rounding.
+            let spread: f64 = p.iter().zip(&dp).map(|(p, dp)| p * (dp - delta).abs()).sum();
+            let delta_off = 2.0 * off * spread + steps * p.iter().zip(&dp).map(|(p, dp)| p * dp.abs()).sum::<f64>();
+            if g < s.batch {
+                e.lse.add((b * s.queries + i) * heads + h, (lse, exponent + steps), &[1.0], steps);
+            }
+            for j in 0..seen {
+                let p_off = p[j] * (2.0 * off + unit) + tiny;
+                let ds = p[j] * (dp[j] - delta);
+                let ds_off = 2.0 * off * ds.abs() + p[j] * (delta_off + steps * dp[j].abs());
+                let ds_off = ds_off * (1.0 + unit) + ds.abs() * unit + tiny;
+                if g < s.batch {
+                    e.o.add((b * s.queries + i) * d + h * s.head_dim, (p[j], p_off), &v[j], steps);
+                    e.rollout.add(b * t + j, (share * p[j], share * p[j] * off), &[r_in[b * t + i]], mixed);
+                }
+                let (row, column) = ((g * t + i) * 3 * d + h * s.head_dim, (g * t + j) * 3 * d + h * s.head_dim);
+                e.dqkv.add(row, (ds * scale, ds_off * scale), &k[j], steps);
+                e.dqkv.add(column + d, (ds * scale, ds_off * scale), &q[i], steps);
+                e.dqkv.add(column + 2 * d, (p[j], p_off), &d_o, steps);
+                let w = share * p[j] * dp[j].max(0.0);
+                e.chefer.add(g * t + j, (w, w * off), &[r_in[g * t + i]], mixed);
+            }
+        }
+    }
+    e
+}
+
+/// What all directions gave. The reverse runs with both results, and with each alone.
+#[derive(PartialEq, Debug)]
+struct Outcome<T> {
+    o: Vec<T>,
+    lse: Vec<f32>,
+    dqkv: Vec<T>,
+    chefer: Vec<f32>,
+    rollout: Vec<f32>,
+    legrad: Vec<f32>,
+}
+
+fn outcome<T: Storage + PartialEq + std::fmt::Debug>(
+    emulator: &Emulator,
+    x: &Inputs<T>,
+    rung: u32,
+) -> Option<Outcome<T>> {
+    let s = x.s;
+    let (t, d) = (s.tokens, s.width());
+    let (dev_qkv, dev_d_o) = (emulator.upload(&x.qkv).unwrap(), emulator.upload(&x.d_o).unwrap());
+    let dev_r = emulator.upload(&x.r_in).unwrap();
+    let (o, lse) = (
+        emulator.unwritten::<T>(s.batch * s.queries * d).unwrap(),
+        emulator.unwritten::<f32>(s.batch * s.queries * s.heads).unwrap(),
+    );
+    let (qkv, d_o) = (dev_qkv.address(), dev_d_o.address());
+    run(emulator, &Forward { o: o.address(), lse: lse.address(), qkv, shape: s }, rung, T::STORAGE)?;
+
+    let reverse = |with_dqkv: bool, with_relevance: bool| {
+        let scratch = emulator.unwritten::<f32>(scratch_values(s, x.g)).unwrap();
+        let (dqkv, row) =
+            (emulator.unwritten::<T>(x.g * t * 3 * d).unwrap(), emulator.unwritten::<f32>(x.g * t).unwrap());
+        let relevance = Relevance { out: row.address(), input: dev_r.address(), keep: KEEP, gain: GAIN };
+        let pass = Reverse {
+            dqkv: if with_dqkv { dqkv.address() } else { 0 },
+            relevance: with_relevance.then_some(relevance),
+            d_o,
+            qkv,
+            lse: lse.address(),
+            scratch: scratch.address(),
+            shape: s,
+            g: x.g,
+        };
+        run(emulator, &pass, rung, T::STORAGE).unwrap();
+        (dqkv.download().unwrap(), row.download().unwrap())
+    };
+    let (dqkv, chefer) = reverse(true, true);
+    assert_eq!((reverse(true, false).0, reverse(false, true).1), (dqkv.clone(), chefer.clone()));
+
+    let (scratch, row) = (
+        emulator.unwritten::<f32>(scratch_values(s, s.batch)).unwrap(),
+        emulator.unwritten::<f32>(s.batch * t).unwrap(),
+    );
+    let relevance = Relevance { out: row.address(), input: dev_r.address(), keep: KEEP, gain: GAIN };
+    let pass = Row { relevance, qkv, lse: lse.address(), scratch: scratch.address(), shape: s };
+    run(emulator, &pass, rung, T::STORAGE).unwrap();
+
+    let scratch = emulator.unwritten::<f32>(scratch_values(s, x.g)).unwrap();
+    // A buffer is never empty.
+    let patches = x.g * (t - 1);
+    let map = emulator.upload(&vec![0f32; patches.max(1)]).unwrap();
+    let pass = PositiveGradient { map: map.address(), d_o, qkv, scratch: scratch.address(), shape: s, g: x.g };
+    run(emulator, &pass, rung, T::STORAGE).unwrap();
+    Some(Outcome {
+        o: o.download().unwrap(),
+        lse: lse.download().unwrap(),
+        dqkv,
+        chefer,
+        rollout: row.download().unwrap(),
+        legrad: map.download().unwrap()[..patches].to_vec(),
+    })
+}
+
+fn check<T: Storage + PartialEq + std::fmt::Debug>(emulator: &Emulator, x: &Inputs<T>, rung: u32) {
+    let what = |name| format!("rung {rung} {:?} {name}", x.s);
+    let ours = outcome(emulator, x, rung).unwrap_or_else(|| panic!("{} is not served", what("")));
+    let exact = exact(x, rung > 1);
+    exact.o.check(&what("o"), &ours.o);
+    exact.lse.check(&what("lse"), &ours.lse);
+    exact.dqkv.check(&what("dqkv"), &ours.dqkv);
+    exact.chefer.check(&what("chefer"), &ours.chefer);
+    exact.rollout.check(&what("rollout"), &ours.rollout);
+    exact.legrad.check(&what("legrad"), &ours.legrad);
+}
+
+fn shape(
+    batch: usize,
+    (tokens, queries): (usize, usize),
+    heads: usize,
+    head_dim: usize,
+    causal: bool,
+) -> AttentionShape {
+    AttentionShape { batch, tokens, queries, heads, head_dim, causal }
+}
+
+#[test]
+fn rung_1_is_right_for_any_shape() {
+    for emulator in checked() {
+        for s in [shape(1, (1, 1), 1, 32, false), shape(3, (17, 17), 2, 5, false), shape(1, (21, 21), 2, 40, true)] {
+            check::<f32>(&emulator, &Inputs::new(s), 1);
+            check::<f16>(&emulator, &Inputs::new(s), 1);
+            check::<bf16>(&emulator, &Inputs::new(s), 1);
+        }
+        check::<bf16>(&emulator, &Inputs::new(shape(1, (50, 1), 3, 88, false)), 1);
+    }
+    let emulator = Emulator::new(&CXX, Settings::fast()).unwrap();
+    check::<bf16>(&emulator, &Inputs::new(shape(1, (257, 257), 1, 64, false)), 1);
+}
+
+#[test]
+fn rung_1_is_right_where_a_score_towers() {
+    let emulator = Emulator::new(&CXX, Settings::checked(1)).unwrap();
+    let s = shape(1, (33, 33), 1, 64, false);
+    check::<f32>(&emulator, &Inputs::new(s).towering(7), 1);
+    check::<f16>(&emulator, &Inputs::new(s).towering(7), 1);
+}
