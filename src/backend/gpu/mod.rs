@@ -1,13 +1,15 @@
 //! The GPU: kernels of our own, compiled at run time, on a device or in the emulator.
 //!
 //! What stands: the kernel sources and their compilation by the host's C++ compiler ([`jit`]), and the emulator that
-//! runs them thread by thread ([`emulator`]). `kernels/README.md` lists the kernels.
+//! runs them thread by thread, by an interface of its own ([`emulator`]) or behind the driver's ([`stand_in`]).
+//! `kernels/README.md` lists the kernels.
 
 pub mod emulator;
 pub mod gemm;
 pub mod jit;
 pub mod launch;
 pub mod layer_norm;
+pub mod stand_in;
 
 use crate::Error;
 
