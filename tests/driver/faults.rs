@@ -27,7 +27,7 @@ fn a_kernel_that_leaves_its_memory_breaks_the_context_and_names_its_line() {
         assert!(findings.contains(&format!("{}:{line}: bounds: ", KERNELS.name)), "{findings}");
         // The error stays, its text is given once.
         assert_eq!(code(stream.synchronize()), CUresult::CUDA_ERROR_LAUNCH_FAILED);
-        assert_eq!(code(device.stream().alloc_zeros::<u8>(1)), CUresult::CUDA_ERROR_LAUNCH_FAILED);
+        assert_eq!(code(stream.alloc_zeros::<u8>(1)), CUresult::CUDA_ERROR_LAUNCH_FAILED);
         assert_eq!(stand_in::findings(), None);
     });
     // A new context knows nothing of it.

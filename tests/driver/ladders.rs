@@ -9,8 +9,9 @@ use cudarc::driver::{
 use half::bf16;
 use vitscope::backend::gpu::{
     emulator::{Emulator, Settings},
-    gemm, layer_norm,
+    gemm,
     launch::{Ladder, Launch, Pointer, Storage, Target},
+    layer_norm,
 };
 
 use crate::{CXX, Device, with_device, with_devices};
@@ -80,17 +81,8 @@ fn the_driver_gives_what_the_direct_interface_gives() {
     let (n, width) = (50, 96);
     let x: Vec<f32> = (0..n * width).map(|i| (i * i % 97) as f32 / 7.0).collect();
     let (gain, bias) = (vec![1.5f32; width], vec![-0.25f32; width]);
-    let pass = |y, stats, x, gain, bias| layer_norm::Forward {
-        y,
-        stats,
-        x,
-        stride: width,
-        gain,
-        bias,
-        eps: 1e-5,
-        n,
-        width,
-    };
+    let pass =
+        |y, stats, x, gain, bias| layer_norm::Forward { y, stats, x, stride: width, gain, bias, eps: 1e-5, n, width };
     let emulator = Emulator::new(&CXX, Settings::checked(1)).unwrap();
     let direct: Vec<f32> = {
         let (y, stats) = (emulator.unwritten(n * width).unwrap(), emulator.unwritten::<f32>(n * 2).unwrap());
@@ -110,8 +102,7 @@ fn the_driver_gives_what_the_direct_interface_gives() {
         let [x, gain, bias] = [&x, &gain, &bias].map(|values| stream.clone_htod(values).unwrap());
         let (mut y, stats) = (stream.alloc_zeros::<f32>(n * width).unwrap(), stream.alloc_zeros::<f32>(n * 2).unwrap());
         let out = y.device_ptr_mut(&stream).0;
-        let pass =
-            pass(out, at(&stats, &stream), at(&x, &stream), at(&gain, &stream), at(&bias, &stream));
+        let pass = pass(out, at(&stats, &stream), at(&x, &stream), at(&gain, &stream), at(&bias, &stream));
         run(device, &stream, &pass, 2, Storage::F32);
         assert_eq!(stream.clone_dtoh(&y).unwrap(), direct);
     });

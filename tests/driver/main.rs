@@ -13,7 +13,9 @@ use std::{
 };
 
 use cudarc::{
-    driver::{CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, LaunchConfig, PushKernelArg, sys::CUresult},
+    driver::{
+        CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, LaunchConfig, PushKernelArg, sys::CUresult,
+    },
     nvrtc::Ptx,
 };
 use vitscope::backend::gpu::{
@@ -37,8 +39,9 @@ struct Device {
     mode: Mode,
 }
 
+static TURN: Mutex<()> = Mutex::new(());
+
 fn with_device(settings: Settings, test: impl FnOnce(&Device)) {
-    static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     stand_in::load(&CXX, settings).unwrap();
     let (_, _) = (stand_in::findings(), stand_in::counters());
@@ -115,6 +118,14 @@ fn the_device_says_what_it_is() {
         assert_eq!(code(too_much), CUresult::CUDA_ERROR_OUT_OF_MEMORY);
         drop(x);
     });
+}
+
+#[test]
+fn a_machine_without_a_device() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    stand_in::load(&CXX, Settings { memory_bytes: 0, ..Settings::fast() }).unwrap();
+    assert_eq!(code(CudaContext::device_count()), CUresult::CUDA_ERROR_NO_DEVICE);
+    assert_eq!(code(CudaContext::new(0)), CUresult::CUDA_ERROR_NO_DEVICE);
 }
 
 #[test]

@@ -106,7 +106,8 @@ fn the_null_stream_has_its_own_turn_but_orders_blocking_streams() {
         let mut out = vec![1.0f32; N];
         let bytes = N * size_of::<f32>();
         // SAFETY: both ranges have so many bytes.
-        let status = unsafe { sys::cuMemcpyDtoHAsync_v2(out.as_mut_ptr().cast(), x.device_ptr(&null).0, bytes, blocking) };
+        let status =
+            unsafe { sys::cuMemcpyDtoHAsync_v2(out.as_mut_ptr().cast(), x.device_ptr(&null).0, bytes, blocking) };
         assert_eq!((status, &out), (CUresult::CUDA_SUCCESS, &vec![0.0; N]));
         // SAFETY: as above; the source outlives the copy.
         let ones = vec![1.0f32; N];

@@ -89,11 +89,7 @@ impl HostCxx {
         self.cached("emulator", &parts, EMULATOR, |folder, out| {
             write(&folder.join("runtime.cpp"), &all)?;
             let mut command = self.command(folder);
-            command
-                .args(processor_flags())
-                .args(["-shared", "-I.", "runtime.cpp", "-o"])
-                .arg(out)
-                .args(RUNTIME_LINK);
+            command.args(processor_flags()).args(["-shared", "-I.", "runtime.cpp", "-o"]).arg(out).args(RUNTIME_LINK);
             run(command, "the emulator's runtime")
         })
     }
