@@ -1,7 +1,7 @@
 // The emulator's C interface: what a host program, or a stand-in for the driver library, builds on.
 //
-// A device is a memory; modules are shared objects of kernels that link against this runtime. Nothing is global:
-// several devices may be used at once, each by one thread at a time.
+// A device is a memory; modules are shared objects of kernels that link against this runtime. Nothing is global (the
+// stand-in driver apart): several devices may be used at once, each by one thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -41,6 +41,13 @@ uint64_t emu_allocate(EmuDevice* device, uint64_t bytes);
 int emu_release(EmuDevice* device, uint64_t address);
 int emu_upload(EmuDevice* device, uint64_t to, const void* from, uint64_t bytes);
 int emu_download(EmuDevice* device, void* to, uint64_t from, uint64_t bytes);
+// On the device. What was never written stays so in the copy.
+int emu_copy(EmuDevice* device, uint64_t to, uint64_t from, uint64_t bytes);
+// `n` values of 1, 2 or 4 bytes.
+int emu_fill(EmuDevice* device, uint64_t to, uint32_t value, uint32_t width, uint64_t n);
+// Whether one allocation holds the range.
+bool emu_holds(EmuDevice* device, uint64_t address, uint64_t bytes);
+uint64_t emu_memory_used(EmuDevice* device);
 
 // Null on failure, with the reason in `error`.
 EmuModule* emu_module_open(const char* path, char* error, uint64_t error_bytes);
@@ -55,4 +62,13 @@ uint64_t emu_report_count(const EmuReport* report);
 void emu_report_finding(const EmuReport* report, uint64_t index, EmuFinding* out);
 void emu_report_counters(const EmuReport* report, EmuCounters* out);
 void emu_report_close(EmuReport* report);
+
+// The stand-in driver (driver/), whose entry points are those of CUDA's driver API, has one device and one context.
+//
+// How its device shall be; without memory there is none. To be called before the context is made: 1 when that is so.
+int emu_driver_configure(const EmuSettings* settings);
+// What was found since the last call, a line each; empty when nothing was. Valid until the thread's next call.
+const char* emu_driver_findings();
+// Launches since the last call, and their sum.
+uint64_t emu_driver_counters(EmuCounters* out);
 }

@@ -57,6 +57,31 @@ API int emu_download(EmuDevice* device, void* to, uint64_t from, uint64_t bytes)
     return 0;
 }
 
+API int emu_copy(EmuDevice* device, uint64_t to, uint64_t from, uint64_t bytes) {
+    Allocation *a = device->memory.find(to), *b = device->memory.find(from);
+    if (!a || !b || !a->holds(to, bytes) || !b->holds(from, bytes)) return 1;
+    memmove(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
+    if (!a->state.empty()) memmove(&a->state[to - a->address], &b->state[from - b->address], bytes);
+    return 0;
+}
+
+API int emu_fill(EmuDevice* device, uint64_t to, uint32_t value, uint32_t width, uint64_t n) {
+    Allocation* a = device->memory.find(to);
+    if (!a || !a->holds(to, n * width)) return 1;
+    auto* start = reinterpret_cast<char*>(to);
+    if (width == 1) memset(start, int(value), n);
+    else for (uint64_t i = 0; i < n; i++) memcpy(start + i * width, &value, width);
+    a->mark(to, n * width, Byte::written);
+    return 0;
+}
+
+API bool emu_holds(EmuDevice* device, uint64_t address, uint64_t bytes) {
+    Allocation* a = device->memory.find(address);
+    return a && a->holds(address, bytes);
+}
+
+API uint64_t emu_memory_used(EmuDevice* device) { return device->memory.in_use(); }
+
 // The span of addresses that the module's segments take.
 static int find_span(dl_phdr_info* info, size_t, void* data) {
     auto* module = static_cast<EmuModule*>(data);

@@ -8,6 +8,7 @@ namespace emu {
 constexpr uint64_t GUARD = 512;         // bytes on either side
 constexpr uint64_t ALIGNMENT = 512;     // cuMemAlloc gives at least 256
 constexpr uint8_t GUARD_BYTE = 0xab;
+constexpr uint64_t KEPT_FREED = 64 << 20;
 
 void Allocation::mark(uint64_t a, uint64_t n, Byte b) {
     if (!state.empty()) memset(&state[a - address], int(b), n);
@@ -46,8 +47,18 @@ uint64_t Memory::allocate(uint64_t bytes) {
 bool Memory::release(uint64_t address) {
     const auto entry = table.find(address);
     if (entry == table.end()) return false;
-    used -= entry->second.bytes;
+    Allocation& a = entry->second;
+    used -= a.bytes;
+    memset(reinterpret_cast<void*>(a.address), POISON, a.bytes);
+    a.state = {};
+    a.cells = {};
+    freed_bytes += a.bytes;
+    freed.push_back(std::move(a));
     table.erase(entry);
+    while (freed_bytes > KEPT_FREED) {
+        freed_bytes -= freed.front().bytes;
+        freed.pop_front();
+    }
     return true;
 }
 
@@ -62,6 +73,9 @@ std::string Memory::near(uint64_t address) const {
     auto text = [](const Allocation& a, uint64_t distance, const char* side) {
         return std::to_string(distance) + " bytes " + side + " an allocation of " + std::to_string(a.bytes) + " bytes";
     };
+    for (const Allocation& a : freed) {
+        if (a.holds(address, 1)) return "inside an allocation of " + std::to_string(a.bytes) + " bytes that was freed";
+    }
     auto after = table.upper_bound(address);
     std::string best = "far from every allocation";
     uint64_t distance = 1 << 20;

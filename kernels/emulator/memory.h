@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <string>
@@ -43,11 +44,15 @@ class Memory {
     // The allocation that holds the first byte, or null.
     Allocation* find(uint64_t address);
     std::map<uint64_t, Allocation>& all() { return table; }
+    uint64_t in_use() const { return used; }
     // "17 bytes past the end of the allocation of 64 bytes at ..": for messages.
     std::string near(uint64_t address) const;
 
   private:
     std::map<uint64_t, Allocation> table;
+    // Freed last. Kept and poisoned for a while, so that their addresses are not given out again at once.
+    std::deque<Allocation> freed;
+    uint64_t freed_bytes = 0;
     uint64_t capacity, used = 0;
     bool is_checked;
 };

@@ -22,7 +22,7 @@ use super::{
 use crate::Result;
 
 /// What an emulated device does beside computing.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Whether single accesses are checked.
     pub mode: Mode,
@@ -171,13 +171,26 @@ runtime! {
     report_close: fn(*mut c_void);
 }
 
+/// Settings as the runtime takes them.
 #[repr(C)]
-struct RawSettings {
+pub(super) struct RawSettings {
     memory_bytes: u64,
     seed: u64,
     is_checked: u32,
     counts: u32,
     threads: u32,
+}
+
+impl From<Settings> for RawSettings {
+    fn from(settings: Settings) -> Self {
+        RawSettings {
+            memory_bytes: settings.memory_bytes,
+            seed: settings.seed,
+            is_checked: (settings.mode == Mode::Checked).into(),
+            counts: settings.counts.into(),
+            threads: settings.threads,
+        }
+    }
 }
 
 #[repr(C)]
@@ -205,16 +218,8 @@ impl Emulator {
     /// As [`HostCxx::runtime`], or [`crate::Error::Device`] when the result cannot be loaded.
     pub fn new(cxx: &HostCxx, settings: Settings) -> Result<Self> {
         let runtime = Arc::new(Runtime::open(&cxx.runtime()?)?);
-        let is_checked = settings.mode == Mode::Checked;
-        let raw = RawSettings {
-            memory_bytes: settings.memory_bytes,
-            seed: settings.seed,
-            is_checked: is_checked.into(),
-            counts: settings.counts.into(),
-            threads: settings.threads,
-        };
         // SAFETY: the settings are read during the call.
-        let device = unsafe { (runtime.device_open)(&raw) };
+        let device = unsafe { (runtime.device_open)(&settings.into()) };
         Ok(Emulator { runtime, device, mode: settings.mode })
     }
 

@@ -26,8 +26,9 @@ pub enum Mode {
 /// For kernels and the runtime alike. Line tables carry inlined calls, so that a finding names the kernel's line.
 const FLAGS: &[&str] = &["-std=c++20", "-O2", "-g", "-fPIC", "-fvisibility=hidden"];
 
-/// What the runtime links against.
-const RUNTIME_LIBRARIES: &[&str] = &["-ldl", "-pthread"];
+/// How the runtime is linked. It has the name under which cudarc looks for the driver first, so that, once loaded, it
+/// is found in the driver's place.
+const RUNTIME_LINK: &[&str] = &["-Wl,-soname,libcuda.so", "-ldl", "-pthread"];
 
 /// A kernel's calls are found by their return address, so none may become a jump, and no two may become one.
 const KERNEL_FLAGS: &[&str] = &[
@@ -76,7 +77,7 @@ impl HostCxx {
         })
     }
 
-    /// The emulator's runtime as a shared object.
+    /// The emulator's runtime and the stand-in driver over it, as one shared object: two copies would be two worlds.
     ///
     /// # Errors
     /// [`Error::Device`] with the compiler's messages; [`Error::Io`] when the cache cannot be written.
@@ -84,15 +85,11 @@ impl HostCxx {
         // One translation unit: the headers are read once.
         let units = EMULATOR.iter().filter(|source| source.name.ends_with(".cpp"));
         let all: String = units.map(|unit| format!("#include \"{}\"\n", unit.name)).collect();
-        let parts = [&[all.as_str()], RUNTIME_LIBRARIES, processor_flags()].concat();
+        let parts = [&[all.as_str()], RUNTIME_LINK, processor_flags()].concat();
         self.cached("emulator", &parts, EMULATOR, |folder, out| {
             write(&folder.join("runtime.cpp"), &all)?;
             let mut command = self.command(folder);
-            command
-                .args(processor_flags())
-                .args(["-shared", "-I.", "runtime.cpp", "-o"])
-                .arg(out)
-                .args(RUNTIME_LIBRARIES);
+            command.args(processor_flags()).args(["-shared", "-I.", "runtime.cpp", "-o"]).arg(out).args(RUNTIME_LINK);
             run(command, "the emulator's runtime")
         })
     }

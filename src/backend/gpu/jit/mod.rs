@@ -99,7 +99,7 @@ pub const KERNELS: &[Source] = sources![
     "sae_encode/forward_1_thread_per_row.cu",
 ];
 
-/// The emulator's header for kernels, and its runtime.
+/// The emulator's header for kernels, its runtime, and the stand-in driver.
 const EMULATOR: &[Source] = sources![
     "emulator/device.h",
     "emulator/access.cpp",
@@ -109,6 +109,16 @@ const EMULATOR: &[Source] = sources![
     "emulator/copies.cpp",
     "emulator/counters.cpp",
     "emulator/counters.h",
+    "emulator/driver/context.cpp",
+    "emulator/driver/cuda.h",
+    "emulator/driver/driver.h",
+    "emulator/driver/errors.cpp",
+    "emulator/driver/events.cpp",
+    "emulator/driver/graphs.cpp",
+    "emulator/driver/launches.cpp",
+    "emulator/driver/memory.cpp",
+    "emulator/driver/modules.cpp",
+    "emulator/driver/streams.cpp",
     "emulator/fibre.cpp",
     "emulator/fibre.h",
     "emulator/hooks.cpp",
@@ -144,7 +154,7 @@ fn key(parts: &[&str], sources: &[Source]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, fs, path::Path};
+    use std::{collections::BTreeSet, path::Path};
 
     use super::*;
 
@@ -152,9 +162,9 @@ mod tests {
     fn every_file_of_the_kernels_folder_is_embedded() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut found = BTreeSet::new();
-        for folder in fs::read_dir(root.join("kernels")).unwrap().map(|entry| entry.unwrap().path()) {
-            for file in fs::read_dir(&folder).into_iter().flatten().map(|entry| entry.unwrap().path()) {
-                found.insert(file.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+        for entry in walkdir::WalkDir::new(root.join("kernels")).min_depth(2).into_iter().map(Result::unwrap) {
+            if entry.file_type().is_file() {
+                found.insert(entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_owned());
             }
         }
         let embedded = [HEADERS, KERNELS, EMULATOR].concat().iter().map(|source| source.name.to_owned()).collect();
