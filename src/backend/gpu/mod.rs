@@ -4,6 +4,7 @@
 //! runs them thread by thread ([`emulator`]). `kernels/README.md` lists the kernels.
 
 pub mod architecture;
+pub mod check;
 pub mod emulator;
 pub mod gemm;
 pub mod jit;
