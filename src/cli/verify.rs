@@ -9,7 +9,10 @@ use vitscope::{
     engine::{Compared, Device, Dtype, Options, verify},
 };
 
-use super::console::{Console, table};
+use super::{
+    args::KernelArgs,
+    console::{Console, table},
+};
 
 /// Compare every tensor of fixtures with PyTorch's float64 values, within a multiple of PyTorch's own error
 #[derive(Args)]
@@ -23,11 +26,13 @@ pub struct VerifyArgs {
     /// auto, f32 or f64
     #[arg(long, default_value = "auto")]
     dtype: Dtype,
+    #[command(flatten)]
+    kernels: KernelArgs,
 }
 
 /// Verifies all fixtures; an error when one tensor is outside its bound.
 pub fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<ExitCode> {
-    let options = Options { device: args.device, dtype: args.dtype, seed: 0 };
+    let options = Options { device: args.device, dtype: args.dtype, seed: 0, kernels: args.kernels.forced() };
     let fixtures = files(&args.fixtures)?;
     let (mut rows, mut lines) = (Vec::new(), Vec::new());
     let (mut tensors, mut failed) = (0, 0);

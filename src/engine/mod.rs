@@ -50,7 +50,8 @@ impl Engine {
     /// Opens a model. Weights are read when they are first needed.
     ///
     /// # Errors
-    /// [`Error::File`] or [`Error::Tensor`] for a damaged model, [`Error::Device`] for a device that is not there.
+    /// [`Error::File`] or [`Error::Tensor`] for a damaged model, [`Error::Device`] for a device that is not there,
+    /// [`Error::Usage`] for forced kernels on the CPU.
     pub fn open(source: &Source, options: &Options) -> Result<Engine> {
         let checkpoint = open_source(source, options.seed)?;
         let path = std::path::PathBuf::from(&checkpoint.label);
@@ -64,7 +65,11 @@ impl Engine {
             _ => texts::tokenizer(&checkpoint)?,
         };
         let dtype = options.dtype;
-        let runner: Box<dyn Runner> = match (options.device.resolve()?, dtype) {
+        let device = options.device.resolve()?;
+        if device == Device::Cpu && !options.kernels.is_empty() {
+            return Err(Error::usage("--kernel chooses among GPU kernels, but the device is the CPU"));
+        }
+        let runner: Box<dyn Runner> = match (device, dtype) {
             (Device::Cpu, Dtype::F32) => Box::new(CpuRunner::<f32>::new()),
             (Device::Cpu, Dtype::F64) => Box::new(CpuRunner::<f64>::new()),
             (device, _) => {

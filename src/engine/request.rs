@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    backend::{PatchGrid, ScoreKind},
+    backend::{PatchGrid, ScoreKind, gpu::registry::Forced},
     model::{Edit, Method, NamedMethod, Score, Splice, Through, Tokens, pass::MapKey, resolve_layer},
     text::Template,
     weights::SaeWeights,
@@ -115,7 +115,7 @@ impl fmt::Display for Dtype {
 }
 
 /// How an engine is opened.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// The device.
     pub device: Device,
@@ -123,6 +123,8 @@ pub struct Options {
     pub dtype: Dtype,
     /// Seed of random weights.
     pub seed: u64,
+    /// Rungs of GPU kernels that are to compute whatever others serve.
+    pub kernels: Forced,
 }
 
 /// An SAE and what is done with it.
