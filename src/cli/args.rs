@@ -4,6 +4,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use clap::{ArgAction, Args, ValueEnum};
 use vitscope::{
+    backend::gpu::registry::{Force, Forced},
     engine::{AskedDtype, Device},
     image::{Colormap, Upsample},
     model::{Edit, Splice, Through, Tokens},
@@ -40,6 +41,24 @@ pub struct ModelArgs {
     /// Seed of random weights and of methods that draw noise
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    #[command(flatten)]
+    pub kernels: KernelArgs,
+}
+
+/// Which kernels compute on a GPU.
+#[derive(Args)]
+pub struct KernelArgs {
+    /// A rung instead of the highest that serves, such as gemm_forward=1, or gemm=1 for all directions; may be repeated
+    /// (`vitscope kernels list` knows them; on a GPU only)
+    #[arg(long, value_name = "KERNEL=RUNG", env = "VITSCOPE_KERNEL", value_delimiter = ',')]
+    pub kernel: Vec<Force>,
+}
+
+impl KernelArgs {
+    /// Those that are asked for.
+    pub fn forced(&self) -> Forced {
+        self.kernel.iter().cloned().collect()
+    }
 }
 
 /// How many images share a pass.

@@ -39,6 +39,15 @@ impl Console {
         Console { bar, ..*self }
     }
 
+    /// The same console with a progress bar over `length` kernels to compile.
+    pub fn with_kernels(&self, length: usize) -> Self {
+        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(length as u64) };
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} kernels compiled") {
+            bar.set_style(style);
+        }
+        Console { bar, ..*self }
+    }
+
     /// The same console with a progress bar over training steps of `tokens` tokens, of which `done` are done.
     pub fn with_steps(&self, steps: usize, done: usize, tokens: usize) -> Self {
         let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(steps as u64) };
@@ -60,7 +69,7 @@ impl Console {
         self.bar.set_message(message);
     }
 
-    /// `count` more images or steps are done.
+    /// `count` more images, kernels or steps are done.
     pub fn advance(&self, count: usize) {
         self.bar.inc(count as u64);
     }
@@ -126,6 +135,11 @@ impl Console {
 
 /// Columns of plain text, the first to the left, the others to the right, under a line of names.
 pub fn table(names: &[&str], rows: &[Vec<String>]) -> String {
+    columns(names, rows, 1)
+}
+
+/// The same with the first `left` columns to the left.
+pub fn columns(names: &[&str], rows: &[Vec<String>], left: usize) -> String {
     use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
     let mut table = Table::new();
@@ -134,7 +148,7 @@ pub fn table(names: &[&str], rows: &[Vec<String>]) -> String {
     table.add_rows(rows);
     for (i, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
-        column.set_cell_alignment(if i == 0 { CellAlignment::Left } else { CellAlignment::Right });
+        column.set_cell_alignment(if i < left { CellAlignment::Left } else { CellAlignment::Right });
     }
     let text = table.to_string();
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()

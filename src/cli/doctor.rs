@@ -1,10 +1,17 @@
 //! `vitscope doctor`: what this machine has, and what the program will use of it.
 
-use std::{path::PathBuf, process::ExitCode, thread};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+};
 
 use clap::Args;
 use serde_json::{Map, Value};
 use vitscope::{
+    Error,
+    backend::gpu::jit::{HostCxx, Nvdisasm, Nvrtc, cache_folder},
     engine::Device,
     weights::{HubCache, HubId},
 };
@@ -25,6 +32,7 @@ pub struct DoctorArgs {
 /// Prints the findings; an error when the device that was asked for is not there.
 pub fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<ExitCode> {
     let mut rows = machine();
+    rows.extend(compilers());
     rows.extend(folders());
     let (device, why) = args.device.choose();
     let found = device.find();
@@ -47,16 +55,43 @@ pub fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<ExitCode> {
 fn machine() -> Vec<(&'static str, String)> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let size = |n: Option<usize>| n.map_or("unknown".into(), bytes);
-    let present = |yes: bool| if yes { "present" } else { "not found" };
     vec![
         ("vitscope", format!("{} ({} {})", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS)),
         ("processor", cpu_info("model name").unwrap_or_else(|| "unknown".into())),
         ("vector units", vector_units()),
         ("threads", threads.to_string()),
         ("memory", format!("{}, {} available", size(memory::total()), size(memory::available()))),
-        ("CUDA driver", present(cuda_driver()).into()),
-        ("NVRTC", present(nvrtc()).into()),
+        ("CUDA driver", driver_version().unwrap_or_else(|| "not found".into())),
     ]
+}
+
+/// What compiles and reads kernels.
+fn compilers() -> Vec<(&'static str, String)> {
+    let cache = cache_folder();
+    // Nothing is compiled here, so the folder does not matter.
+    let folder = cache.as_deref().unwrap_or(Path::new("."));
+    let nvrtc = Nvrtc::find(folder).map(|nvrtc| {
+        let (major, minor) = nvrtc.version();
+        format!("{major}.{minor}, {}", nvrtc.path().display())
+    });
+    let cxx = HostCxx::find(folder).map(|cxx| cxx.version().to_owned());
+    let nvdisasm = Nvdisasm::find().map(|tool| format!("{}, {}", tool.version(), tool.path().display()));
+    let kept = cache.as_ref().map(|folder| format!("{} ({})", folder.display(), contents(folder)));
+    let said = |found: Result<String, &Error>| found.unwrap_or_else(ToString::to_string);
+    vec![
+        ("NVRTC", said(nvrtc.as_ref().map(String::clone))),
+        ("nvdisasm", said(nvdisasm.as_ref().map(String::clone))),
+        ("C++ compiler", said(cxx.as_ref().map(String::clone))),
+        ("kernel cache", said(kept)),
+    ]
+}
+
+/// How much a folder holds.
+fn contents(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let sizes = entries.filter_map(|entry| entry.metadata().ok()).filter(fs::Metadata::is_file).map(|file| file.len());
+    let (files, size) = sizes.fold((0, 0), |(files, size), one| (files + 1, size + one as usize));
+    format!("{files} files, {}", bytes(size))
 }
 
 fn folders() -> Vec<(&'static str, String)> {
@@ -87,7 +122,11 @@ fn cuda_driver() -> bool {
     unsafe { cudarc::driver::sys::is_culib_present() }
 }
 
-fn nvrtc() -> bool {
-    // SAFETY: as above.
-    unsafe { cudarc::nvrtc::sys::is_culib_present() }
+/// The newest CUDA that the driver serves.
+fn driver_version() -> Option<String> {
+    let mut version = 0;
+    // SAFETY: asked only where the library is present; every driver has this function, and it needs no initialisation.
+    let status = cuda_driver().then(|| unsafe { cudarc::driver::sys::cuDriverGetVersion(&mut version) })?;
+    let known = status == cudarc::driver::sys::CUresult::CUDA_SUCCESS;
+    Some(if known { format!("CUDA {}.{}", version / 1000, version % 1000 / 10) } else { format!("{status:?}") })
 }

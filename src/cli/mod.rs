@@ -13,6 +13,7 @@ mod heatmap;
 mod inputs;
 mod inspect;
 mod interrupt;
+mod kernels;
 mod latents;
 mod map_change;
 mod memory;
@@ -55,6 +56,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
     Bench(bench::BenchArgs),
+    #[command(subcommand)]
+    Kernels(kernels::KernelsCommand),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args, &console),
         Command::Verify(args) => verify::run(args, &console),
         Command::Bench(args) => bench::run(args, &console),
+        Command::Kernels(command) => kernels::run(command, &console),
         Command::Doctor(args) => doctor::run(args, &console),
         Command::Completions(args) => completions::run(args),
     };

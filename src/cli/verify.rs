@@ -9,7 +9,10 @@ use vitscope::{
     engine::{AskedDtype, Compared, Device, Options, verify},
 };
 
-use super::console::{Console, table};
+use super::{
+    args::KernelArgs,
+    console::{Console, table},
+};
 
 /// Compare every tensor of fixtures with PyTorch's float64 values, within a multiple of PyTorch's own error
 #[derive(Args)]
@@ -23,11 +26,13 @@ pub struct VerifyArgs {
     /// auto, f32 or f64; f32, f16 or bf16 on a GPU
     #[arg(long, default_value = "auto")]
     dtype: AskedDtype,
+    #[command(flatten)]
+    kernels: KernelArgs,
 }
 
 /// Verifies all fixtures; an error when one tensor is outside its bound.
 pub fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<ExitCode> {
-    let options = Options { device: args.device, dtype: args.dtype, ..Options::default() };
+    let options = Options { device: args.device, dtype: args.dtype, seed: 0, kernels: args.kernels.forced() };
     let dtype = args.dtype.on(args.device.choose().0)?;
     let fixtures = files(&args.fixtures)?;
     let (mut rows, mut lines) = (Vec::new(), Vec::new());

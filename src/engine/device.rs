@@ -185,7 +185,7 @@ impl AskedDtype {
 /// [`Error::Device`] when it is not there, [`Error::Usage`] for a type or rungs that it does not have.
 pub fn open(device: Device, dtype: Dtype, forced: &Forced) -> Result<Box<dyn Runner>> {
     if let (Device::Cpu | Device::Auto, false) = (device, forced.is_empty()) {
-        return Err(Error::usage("--kernel chooses among a GPU's kernels; the CPU has one way to compute"));
+        return Err(Error::usage("--kernel chooses among GPU kernels, but the device is the CPU"));
     }
     let name = device.to_string();
     Ok(match (device, dtype) {

@@ -54,7 +54,8 @@ impl Engine {
     /// Opens a model. Weights are read when they are first needed.
     ///
     /// # Errors
-    /// [`Error::File`] or [`Error::Tensor`] for a damaged model, [`Error::Device`] for a device that is not there.
+    /// [`Error::File`] or [`Error::Tensor`] for a damaged model, [`Error::Device`] for a device that is not there,
+    /// [`Error::Usage`] for forced kernels on the CPU.
     pub fn open(source: &Source, options: &Options) -> Result<Engine> {
         let checkpoint = open_source(source, options.seed)?;
         let path = std::path::PathBuf::from(&checkpoint.label);

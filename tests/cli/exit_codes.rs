@@ -8,7 +8,7 @@ use super::{fixture, photos, spliced, stderr, vitscope, with};
 #[test]
 fn usage_errors_name_what_is_known() {
     let folder = tempfile::tempdir().unwrap();
-    let plain: [(&[&str], &str); 17] = [
+    let plain: [(&[&str], &str); 21] = [
         (&["heatmap", "--method", "grad-cam++"], "expected one of grad-eclip, attention, rollout"),
         (&["heatmap", "--method", "rollout:depth=2"], "unknown option `depth`"),
         (&["heatmap", "--method", "chefer:from=9"], "blocks 0 to 4"),
@@ -26,6 +26,10 @@ fn usage_errors_name_what_is_known() {
         (&["heatmap", "--layer", "1"], "--sae"),
         (&["heatmap", "--edit", "zero:1"], "--sae"),
         (&["features", "--model", "random:ViT-B-32"], "no SAE"),
+        (&["heatmap", "--device", "cpu", "--kernel", "gemm=1"], "the device is the CPU"),
+        (&["heatmap", "--kernel", "gem_forward=1"], "gemm_forward, gemm_reverse"),
+        (&["heatmap", "--kernel", "gemm_forward=77"], "has no rung 77"),
+        (&["kernels", "check", "--arch", "sm_80,compute_90"], "sm_80 or sm_90a"),
     ];
     for (args, needle) in plain {
         let message = stderr(&vitscope(folder.path(), args).code(2));

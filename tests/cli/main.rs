@@ -19,7 +19,10 @@ use vitscope::image::{Rgb8, write_png};
 /// The program, run in a folder.
 fn vitscope(folder: &Path, args: &[&str]) -> Assert {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vitscope"));
-    command.current_dir(folder).args(args).env_remove("VITSCOPE_MODEL").env_remove("VITSCOPE_DEVICE").assert()
+    for name in ["VITSCOPE_MODEL", "VITSCOPE_DEVICE", "VITSCOPE_KERNEL"] {
+        command.env_remove(name);
+    }
+    command.current_dir(folder).args(args).assert()
 }
 
 /// A committed file or folder.

@@ -2,14 +2,13 @@
 //!
 //! Files named like an operation turn its shapes into launches ([`launch`]) and touch no device. [`device`] drives a GPU
 //! through its driver, [`memory`] is the arena on it, [`backend`] puts them together. [`emulator`] is the emulated GPU's
-//! own interface, with which the kernels are tested one by one. `kernels/README.md` lists the kernels.
-//! What stands: the kernel sources and their compilation by the host's C++ compiler ([`jit`]), and the emulator that
-//! runs them thread by thread, by an interface of its own ([`emulator`]) or behind the driver's ([`stand_in`]).
+//! own interface, with which the kernels are tested one by one; [`stand_in`] puts it behind the driver's.
 //! `kernels/README.md` lists the kernels.
 
 pub mod architecture;
 pub mod attention;
 pub mod backend;
+pub mod check;
 pub mod device;
 pub mod emulator;
 pub mod gemm;

@@ -1,17 +1,16 @@
 //! The host's C++ compiler: makes shared objects of the emulator's runtime and of kernels, and keeps them on disk.
 
 use std::{
-    collections::HashMap,
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
 };
 
-use super::{EMULATOR, HEADERS, Source, key};
+use super::{
+    EMULATOR, Source,
+    cache::{Cache, key},
+    toolkit::variable,
+};
 use crate::{Error, Result, backend::gpu::emulated};
 
 /// How a kernel is compiled for the emulator.
@@ -49,8 +48,7 @@ const KERNEL_FLAGS: &[&str] = &[
 pub struct HostCxx {
     compiler: PathBuf,
     version: String,
-    cache: PathBuf,
-    in_progress: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+    cache: Cache,
 }
 
 impl HostCxx {
@@ -59,7 +57,7 @@ impl HostCxx {
     /// # Errors
     /// [`Error::Device`] when there is none: it says what to install.
     pub fn find(cache: &Path) -> Result<Self> {
-        let named = ["VITSCOPE_CXX", "CXX"].iter().find_map(|name| env::var_os(name).filter(|value| !value.is_empty()));
+        let named = ["VITSCOPE_CXX", "CXX"].into_iter().find_map(variable);
         let candidates = named.map_or_else(|| vec!["g++".into(), "c++".into()], |name| vec![PathBuf::from(name)]);
         let found = candidates.iter().find_map(|compiler| Some((compiler, version(compiler)?)));
         let Some((compiler, version)) = found else {
@@ -69,12 +67,12 @@ impl HostCxx {
                 names.join(", ")
             )));
         };
-        Ok(HostCxx {
-            compiler: compiler.clone(),
-            version,
-            cache: cache.to_path_buf(),
-            in_progress: Mutex::new(HashMap::new()),
-        })
+        Ok(HostCxx { compiler: compiler.clone(), version, cache: Cache::new(cache) })
+    }
+
+    /// The compiler's name and version.
+    pub fn version(&self) -> &str {
+        &self.version
     }
 
     /// The emulator's runtime and the stand-in driver over it, as one shared object: two copies would be two worlds.
@@ -107,9 +105,8 @@ impl HostCxx {
         }
         let mut parts: Vec<&str> = KERNEL_FLAGS.to_vec();
         parts.extend(options.iter().map(String::as_str));
-        let mut sources = HEADERS.to_vec();
+        let mut sources = source.with_headers();
         sources.extend(EMULATOR.iter().filter(|s| s.name.ends_with("device.h")));
-        sources.push(*source);
         let stem = Path::new(source.name).file_stem().unwrap_or_default().to_string_lossy().into_owned();
         self.cached(&stem, &parts, &sources, |folder, out| {
             let mut compile = self.command(folder);
@@ -140,30 +137,12 @@ impl HostCxx {
         let mut parts = vec![self.version.as_str()];
         parts.extend(FLAGS);
         parts.extend(options);
-        let name = format!("{stem}-{}.so", key(&parts, sources));
-        let path = self.cache.join(&name);
-        // Threads of this process build a file once; of two processes the later one replaces the same bytes.
-        let lock =
-            self.in_progress.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default().clone();
-        let _building = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if path.is_file() {
-            return Ok(path);
-        }
-        static SERIAL: AtomicU64 = AtomicU64::new(0);
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let folder = self.cache.join(format!(".{name}.{}.{serial}.tmp", std::process::id()));
-        fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
-        let made = fs::canonicalize(&folder).map_err(|error| Error::io(&folder, error)).and_then(|folder| {
+        self.cache.file(&format!("{stem}-{}.so", key(&parts, sources)), |folder, out| {
             for source in sources {
                 write(&folder.join(source.name), source.text)?;
             }
-            let out = folder.join(&name);
-            build(&folder, &out)?;
-            fs::rename(&out, &path).map_err(|error| Error::io(&path, error))
-        });
-        // What is left of a build is of no use, and that it cannot be removed is not the news.
-        let _ = fs::remove_dir_all(&folder);
-        made.map(|()| path)
+            build(folder, out)
+        })
     }
 }
 

@@ -1,10 +1,17 @@
 //! Kernel sources, embedded in the program, and their compilation, cached on disk.
 
+mod cache;
 mod host_cxx;
+mod nvdisasm;
+mod nvrtc;
+mod toolkit;
+mod usage;
 
+pub use cache::cache_folder;
 pub use host_cxx::{HostCxx, Mode};
-
-use sha2::{Digest, Sha256};
+pub use nvdisasm::{Counts, Nvdisasm};
+pub use nvrtc::{Cubin, Nvrtc, Wanted};
+pub use usage::{CompileLog, Usage};
 
 /// A source file. Its name is its path in the repository, so messages point there.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +42,7 @@ impl Source {
 
     /// Hash of this kernel and its headers, as 32 hexadecimal digits.
     pub fn hash(&self) -> String {
-        key(&[], &self.with_headers())
+        cache::key(&[], &self.with_headers())
     }
 }
 
@@ -140,18 +147,6 @@ pub fn kernel(operation: &str, rung: &str) -> Option<&'static Source> {
     KERNELS.iter().find(|source| source.name.starts_with(&start))
 }
 
-/// Hash of everything that decides what a compilation gives, as 32 hexadecimal digits.
-fn key(parts: &[&str], sources: &[Source]) -> String {
-    let mut hash = Sha256::new();
-    let texts = sources.iter().flat_map(|source| [source.name, source.text]);
-    for part in parts.iter().copied().chain(texts) {
-        // The length keeps neighbouring parts apart.
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, path::Path};
@@ -190,17 +185,5 @@ mod tests {
         assert_eq!(names("int x;"), "a.cu");
         assert_eq!(names("#include \"include/activation.cuh\"\n"), "a.cu activation.cuh types.cuh");
         assert!(names("#include \"include/tile.cuh\"\n").contains("barrier.cuh copy_async.cuh mma.cuh"));
-    }
-
-    #[test]
-    fn a_key_tells_every_part_apart() {
-        let source = |text| Source { name: "a.cu", text };
-        let keys = [
-            key(&["ab", "c"], &[source("x")]),
-            key(&["a", "bc"], &[source("x")]),
-            key(&["ab", "c"], &[source("y")]),
-            key(&["ab", "c"], &[source("x"), source("x")]),
-        ];
-        assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len());
     }
 }
