@@ -4,9 +4,14 @@
 
 mod bugs;
 mod gemm;
+mod head;
+mod heatmap;
 mod instructions;
 mod layer_norm;
 mod numbers;
+mod patch_embed;
+mod preprocess;
+mod rows;
 mod runtime;
 
 use std::{path::Path, sync::LazyLock};

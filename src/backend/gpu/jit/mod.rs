@@ -33,6 +33,7 @@ pub const HEADERS: &[Source] = sources![
     "include/mma.cuh",
     "include/reduce.cuh",
     "include/tile.cuh",
+    "include/tile_f32.cuh",
     "include/types.cuh",
     "include/vec.cuh",
 ];
