@@ -231,3 +231,16 @@ fn pictures_are_drawn_as_the_processor_draws_them() {
         }
     }
 }
+
+#[test]
+fn rung_2_serves_whole_vectors_that_fit_shared_memory() {
+    let served = |tokens, width| {
+        let target = launch::Target { storage: launch::Storage::F16, architecture: 80 };
+        let eclip = GradEclip { map: 0, d_o: 0, qkv: 0, batch: 1, tokens, queries: 1, width, g: 1 };
+        let cam = GradCam { map: 0, dx: 0, x: 0, batch: 1, tokens, width, g: 1 };
+        (eclip.launches(2, target).is_some(), cam.launches(2, target).is_some())
+    };
+    assert_eq!(served(577, 1024), (true, true));
+    assert_eq!(served(577, 1028), (false, false));
+    assert_eq!(served(5000, 1024), (false, true));
+}

@@ -6,7 +6,7 @@ use vitscope::{
         PatchGrid,
         gpu::{
             emulator::Emulator,
-            launch::Ladder,
+            launch::{self, Ladder, Target},
             patch_embed::{Patches, PatchesU8, Positions, Reverse, row_length},
         },
     },
@@ -135,4 +135,13 @@ fn every_rung_moves_every_pixel_to_its_place() {
             }
         }
     }
+}
+
+/// 14 x 14 patches have 588 values, which is no whole number of 16 bytes in the 16-bit types: rows are padded for rung 2.
+#[test]
+fn rung_2_serves_padded_rows() {
+    let target = Target { storage: launch::Storage::Bf16, architecture: 80 };
+    let grid = PatchGrid::of(224, 224, 14);
+    let served = |stride| Patches { patches: 0, pixels: 0, stride, grid, batch: 1 }.launches(2, target).is_some();
+    assert_eq!((served(588), row_length(14, 8), served(592)), (false, 592, true));
 }

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use vitscope::backend::gpu::{
     emulator::Emulator,
-    launch::Ladder,
+    launch::{self, Ladder, Target},
     rows::{Add, Fill, Gather},
 };
 
@@ -55,4 +55,18 @@ fn every_rung_is_right_for_any_shape() {
             }
         }
     }
+}
+
+#[test]
+fn rung_2_serves_whole_vectors_only() {
+    let served = |width, stride, storage| {
+        let target = Target { storage, architecture: 80 };
+        let add = Add { y: 0, stride, x: 0, n: 3, width }.launches(2, target).is_some();
+        let gather = Gather { y: 0, x: 0, rows: 0, n: 3, width }.launches(2, target).is_some();
+        (add, gather)
+    };
+    assert_eq!(served(12, 36, launch::Storage::F32), (true, true));
+    assert_eq!(served(12, 38, launch::Storage::F32), (false, true));
+    assert_eq!(served(12, 36, launch::Storage::Bf16), (false, false));
+    assert_eq!(served(16, 48, launch::Storage::Bf16), (true, true));
 }
