@@ -91,6 +91,7 @@ fn check_cam<T: Storage>(emulator: &Emulator, rung: u32, tokens: usize, width: u
     let (mut exact, mut slack) = (vec![], vec![]);
     let steps = f32_steps(patches + width + 8);
     for image in 0..g {
+        let dx = &dx;
         let column = |d: usize| (1..tokens).map(move |t| dx[(image * tokens + t) * width + d].wide());
         let alpha: Vec<f64> = (0..width).map(|d| column(d).sum::<f64>() / patches as f64).collect();
         let spread: Vec<f64> = (0..width).map(|d| column(d).map(f64::abs).sum::<f64>() / patches as f64).collect();

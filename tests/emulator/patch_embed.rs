@@ -63,7 +63,9 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, batch: usize, grid: PatchGr
         batch,
     };
     if run(emulator, &pass, rung, T::STORAGE).is_some() {
-        let byte = |b, c, y, x| values[c][usize::from(picture[((b * height + y) * width + x) * 3 + c])];
+        let byte = |b: usize, c: usize, y: usize, x: usize| {
+            values[c][usize::from(picture[((b * height + y) * width + x) * 3 + c])]
+        };
         assert!(
             patches.download().unwrap() == patches_of::<T>(batch, grid, stride, byte),
             "bytes {rung} {} {grid:?}",
