@@ -13,7 +13,8 @@
 template <class T>
 DEV void gemm(T* y, T* u, const T* x, const T* w, const float* bias, const T* residual, i64 residual_stride, int activation,
               int M, int N, int K) {
-    const int n = blockIdx.x * blockDim.x + threadIdx.x, m = blockIdx.y * blockDim.y + threadIdx.y;
+    // Rows, which may be many, lie in the grid's x.
+    const int n = blockIdx.y * blockDim.x + threadIdx.x, m = blockIdx.x * blockDim.y + threadIdx.y;
     if (m >= M || n >= N) return;
     float sum = 0.0f;
     for (int k = 0; k < K; k++) sum += to_float(x[i64(m) * K + k]) * to_float(w[i64(n) * K + k]);

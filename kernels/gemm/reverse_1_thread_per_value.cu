@@ -12,7 +12,8 @@
 
 template <class T>
 DEV void gemm_reverse(T* dx, const T* dy, const T* w, const T* u, int rows, int activation, int M, int N, int K) {
-    const int n = blockIdx.x * blockDim.x + threadIdx.x, m = blockIdx.y * blockDim.y + threadIdx.y;
+    // Rows, which may be many, lie in the grid's x.
+    const int n = blockIdx.y * blockDim.x + threadIdx.x, m = blockIdx.x * blockDim.y + threadIdx.y;
     if (m >= M || n >= N) return;
     float sum = 0.0f;
     for (int k = 0; k < K; k++) sum += to_float(dy[i64(m) * K + k]) * to_float(w[i64(k) * N + n]);

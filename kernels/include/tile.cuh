@@ -3,6 +3,8 @@
 // C (M,N) = A (M,K) B, f32 accumulation in the order of k. B is (N,K), or (K,N) when B_IS_KN. K % 8 == 0, N % 8 == 0.
 // A block of 256 threads makes 128 x 128 of C, its 8 warps 64 x 32 each. A stage holds 32 of K. Rows in shared memory
 // are swizzled by chunks of 16 bytes, so that both the copies and ldmatrix touch all banks once.
+// All blocks lie in grid.x, in groups of GROUP row tiles: consecutive blocks share a tile of B, and the group's tiles of
+// A stay in the cache while it goes over all of B's. tile_f32.cuh has the same tile for f32.
 #pragma once
 
 #include "include/copy_async.cuh"
@@ -19,6 +21,7 @@ constexpr int M = 128, N = 128, K = 32, THREADS = 256;
 constexpr int STAGES = TILE_STAGES;
 constexpr int WARP_M = 64, WARP_N = 32;
 constexpr int CHUNK = 8;                                         // halves in 16 bytes
+constexpr int GROUP = 16;                                        // row tiles that go over B together
 constexpr int A_BYTES = M * K * 2, STAGE_BYTES = (M + N) * K * 2;
 constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;               // the launch's dynamic shared memory
 constexpr int SLAB_STRIDE = WARP_N + 8;                          // floats; a warp's 16 rows on their way out
@@ -29,16 +32,29 @@ static_assert(THREADS / WARP_SIZE * 16 * SLAB_STRIDE * 4 <= SHARED_BYTES, "the w
 DEV u32 narrow_chunk(int row, int chunk) { return u32(row * 64 + (chunk ^ (row >> 1 & 3)) * 16); }
 DEV u32 wide_chunk(int row, int chunk) { return u32(row * 256 + (chunk ^ (row & 7)) * 16); }
 
-// Rows `row0`.. and columns `column0`.. of a matrix (rows,columns) to shared memory; zeros outside of it.
-template <int ROWS, int CHUNKS, class T>
-DEV void copy_tile(u32 to, const T* from, int rows, int columns, int row0, int column0) {
+// The first row and column of this block's tile of C.
+struct Corner {
+    int m, n;
+};
+
+DEV Corner corner(int rows, int columns) {
+    const int row_tiles = ceil_div(rows, M), column_tiles = ceil_div(columns, N);
+    const int group = blockIdx.x / (GROUP * column_tiles), in_group = blockIdx.x % (GROUP * column_tiles);
+    const int left = row_tiles - group * GROUP, height = left < GROUP ? left : GROUP;
+    return {(group * GROUP + in_group % height) * M, in_group / height * N};
+}
+
+// Rows `row0`.. and columns `column0`.. of a matrix (rows,columns) to shared memory; zeros outside of it. place(row, chunk)
+// is where 16 bytes go.
+template <int ROWS, int CHUNKS, class T, class Place>
+DEV void copy_tile(u32 to, const T* from, int rows, int columns, int row0, int column0, Place place) {
+    constexpr int CHUNK = Vec<T>::SIZE;
 #pragma unroll
     for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
         const int row = i / CHUNKS, chunk = i % CHUNKS;
         const bool is_inside = row0 + row < rows && column0 + chunk * CHUNK < columns;
         const T* source = is_inside ? from + i64(row0 + row) * columns + column0 + chunk * CHUNK : from;
-        const u32 at = CHUNKS == 4 ? narrow_chunk(row, chunk) : wide_chunk(row, chunk);
-        copy_async_16(to + at, source, is_inside ? 16 : 0);
+        copy_async_16(to + place(row, chunk), source, is_inside ? 16 : 0);
     }
 }
 
@@ -48,16 +64,16 @@ DEV void product(const T* a, const T* b, int rows, int columns, int depth, Finis
     DYNAMIC_SHARED(memory);
     const u32 shared = shared_address(memory);
     const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
-    const int m0 = blockIdx.y * M, n0 = blockIdx.x * N;
+    const auto [m0, n0] = corner(rows, columns);
     const int warp_m = warp / (N / WARP_N) * WARP_M, warp_n = warp % (N / WARP_N) * WARP_N;
     const int steps = ceil_div(depth, K);
 
     auto fill = [&](int step) {
         if (step < steps) {
             const u32 stage = shared + step % STAGES * STAGE_BYTES;
-            copy_tile<M, K / CHUNK>(stage, a, rows, depth, m0, step * K);
-            if constexpr (B_IS_KN) copy_tile<K, N / CHUNK>(stage + A_BYTES, b, depth, columns, step * K, n0);
-            else copy_tile<N, K / CHUNK>(stage + A_BYTES, b, columns, depth, n0, step * K);
+            copy_tile<M, K / CHUNK>(stage, a, rows, depth, m0, step * K, narrow_chunk);
+            if constexpr (B_IS_KN) copy_tile<K, N / CHUNK>(stage + A_BYTES, b, depth, columns, step * K, n0, wide_chunk);
+            else copy_tile<N, K / CHUNK>(stage + A_BYTES, b, columns, depth, n0, step * K, narrow_chunk);
         }
         // An empty group keeps the count of groups equal to the count of steps.
         copy_async_commit();

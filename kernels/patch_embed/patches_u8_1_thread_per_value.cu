@@ -1,4 +1,4 @@
-// patch_embed / patches_u8_1_thread_per_value.cu                                                        rung 1 of 1
+// patch_embed / patches_u8_1_thread_per_value.cu                                                        rung 1 of 2
 // out  patches (B,T,stride) T: rows of 3 p p values (channel, y, x), zeros after them; the CLS row is zero
 // in   picture (B,height,width,3) u8, table (3,256) f32: the normalised value of each byte; T = rows * cols + 1
 //                                                                                      T = f32, f16 or bf16

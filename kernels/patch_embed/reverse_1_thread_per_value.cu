@@ -1,4 +1,4 @@
-// patch_embed / reverse_1_thread_per_value.cu                                                           rung 1 of 1
+// patch_embed / reverse_1_thread_per_value.cu                                                           rung 1 of 2
 // out  dpixels (G,3,height,width) f32: zero where no whole patch lies
 // in   dpatches (G,T,stride) T: rows of 3 p p values (channel, y, x); the CLS row and what follows a row are not read
 //                                                                                      T = f32, f16 or bf16

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use vitscope::backend::gpu::launch;
 
 /// A storage type of kernels.
-pub trait Storage: bytemuck::Pod {
+pub trait Storage: bytemuck::Pod + PartialEq {
     /// As launches name it.
     const STORAGE: launch::Storage;
     /// As entry names end.
@@ -83,4 +83,10 @@ pub fn assert_close<T: Storage>(what: &str, ours: &[T], exact: &[f64], slack: im
             ours.wide()
         );
     }
+}
+
+/// Random bytes.
+pub fn bytes(n: usize, seed: u64) -> Vec<u8> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..n).map(|_| rng.random()).collect()
 }

@@ -1,6 +1,6 @@
 //! Matrix products with their epilogues: shapes to launches.
 
-use super::launch::{Arg, Ladder, Launch, Pointer, Shape, Storage, Target};
+use super::launch::{Arg, Ladder, Launch, Pointer, Shape, Target};
 use crate::weights::Activation;
 
 /// Side of the tile that a block of rung 2 makes: `tile::M` and `tile::N` of `include/tile.cuh`.
@@ -74,12 +74,12 @@ pub struct Reverse {
 }
 
 /// The launch shape of a rung; nothing when the rung does not serve these sizes.
-fn shape(rung: u32, storage: Storage, m: usize, n: usize, whole: bool) -> Option<Shape> {
-    let grid = |a: usize, b: usize| [n.div_ceil(a) as u32, m.div_ceil(b) as u32, 1];
+fn shape(rung: u32, m: usize, n: usize, whole: bool) -> Option<Shape> {
     match rung {
-        1 => Some(Shape { grid: grid(32, 4), block: [32, 4, 1], shared: 0 }),
-        2 if whole && storage != Storage::F32 => {
-            Some(Shape { grid: grid(TILE, TILE), block: [256, 1, 1], shared: STAGES_BYTES })
+        1 => Some(Shape { grid: [m.div_ceil(4) as u32, n.div_ceil(32) as u32, 1], block: [32, 4, 1], shared: 0 }),
+        2 if whole => {
+            let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
+            Some(Shape { grid: [tiles as u32, 1, 1], block: [256, 1, 1], shared: STAGES_BYTES })
         }
         _ => None,
     }
@@ -92,7 +92,7 @@ impl Ladder for Forward {
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
         let whole = [self.n, self.k, self.residual_stride].iter().all(|n| n.is_multiple_of(target.storage.run()));
-        let shape = shape(rung, target.storage, self.m, self.n, whole)?;
+        let shape = shape(rung, self.m, self.n, whole)?;
         let args = vec![
             Arg::Pointer(self.y),
             Arg::Pointer(self.u),
@@ -117,7 +117,7 @@ impl Ladder for Reverse {
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
         let whole = [self.n, self.k].iter().all(|n| n.is_multiple_of(target.storage.run()));
-        let shape = shape(rung, target.storage, self.m, self.n, whole)?;
+        let shape = shape(rung, self.m, self.n, whole)?;
         let args = vec![
             Arg::Pointer(self.dx),
             Arg::Pointer(self.dy),

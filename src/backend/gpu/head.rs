@@ -5,6 +5,10 @@ use crate::backend::ScoreKind;
 
 /// Threads of a block.
 const THREADS: u32 = 256;
+/// Warps of a block.
+const WARPS: usize = 8;
+/// Lanes of a warp: each takes 16 bytes of the columns that a block of the mean's rung 2 sums.
+const LANES: usize = 32;
 
 /// `cos` (B,Q) of `embed` (B,E) and unit rows `texts` (Q,E).
 #[derive(Debug, Clone, Copy)]
@@ -80,29 +84,36 @@ pub struct MeanTokensReverse {
     pub width: usize,
 }
 
-/// The launch shape of a rung that makes one value a thread.
-fn shape(rung: u32, n: usize) -> Option<Shape> {
-    (rung == 1).then(|| Shape::line(n, THREADS as usize, THREADS))
-}
-
 impl Ladder for Cosine {
     const OPERATION: &'static str = "head";
     const DIRECTION: &'static str = "cosine";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
+        let is_whole = self.width.is_multiple_of(target.storage.run());
+        let shape = match rung {
+            1 => Shape::line(self.batch * self.queries, THREADS as usize, THREADS),
+            2 if is_whole => Shape::line(self.batch * self.queries, WARPS, THREADS),
+            _ => return None,
+        };
         let pointers = [self.cos, self.embed, self.texts].map(Arg::Pointer);
         let args = [&pointers[..], &[self.batch, self.queries, self.width].map(Arg::size)].concat();
-        Some(vec![self.launch("", rung, target.storage, shape(rung, self.batch * self.queries)?, args)])
+        Some(vec![self.launch("", rung, target.storage, shape, args)])
     }
 }
 
 impl Ladder for ScoreReverse {
     const OPERATION: &'static str = "head";
     const DIRECTION: &'static str = "score_reverse";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
+        let is_whole = self.width.is_multiple_of(target.storage.run());
+        let shape = match rung {
+            1 => Shape::line(self.g * self.width, THREADS as usize, THREADS),
+            2 if is_whole => Shape::line(self.g, 1, THREADS),
+            _ => return None,
+        };
         let kind = match self.kind {
             ScoreKind::Cosine => 0,
             ScoreKind::Logit => 1,
@@ -111,30 +122,38 @@ impl Ladder for ScoreReverse {
         let pointers = [self.dembed, self.embed, self.cos, self.texts].map(Arg::Pointer);
         let sizes = [self.first, self.batch, self.queries, self.width, self.g].map(Arg::size);
         let args = [&pointers[..], &[Arg::I32(kind), Arg::F32(self.scale)], &sizes].concat();
-        Some(vec![self.launch("", rung, target.storage, shape(rung, self.g * self.width)?, args)])
+        Some(vec![self.launch("", rung, target.storage, shape, args)])
     }
 }
 
 impl Ladder for MeanTokens {
     const OPERATION: &'static str = "head";
     const DIRECTION: &'static str = "mean_tokens";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
+        let is_whole = self.width.is_multiple_of(target.storage.run());
+        let shape = match rung {
+            1 => Shape::line(self.batch * self.width, THREADS as usize, THREADS),
+            2 if is_whole => Shape::line(self.batch * self.width.div_ceil(LANES * target.storage.run()), 1, THREADS),
+            _ => return None,
+        };
         let pointers = [self.y, self.x].map(Arg::Pointer);
         let args = [&pointers[..], &[self.batch, self.tokens, self.width].map(Arg::size)].concat();
-        Some(vec![self.launch("", rung, target.storage, shape(rung, self.batch * self.width)?, args)])
+        Some(vec![self.launch("", rung, target.storage, shape, args)])
     }
 }
 
 impl Ladder for MeanTokensReverse {
     const OPERATION: &'static str = "head";
     const DIRECTION: &'static str = "mean_tokens_reverse";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
+        let (run, n) = (target.storage.run(), self.g * self.tokens * self.width);
+        let shape = Shape::values(rung, n, run, self.width.is_multiple_of(run))?;
         let pointers = [self.dx, self.dy].map(Arg::Pointer);
         let args = [&pointers[..], &[self.g, self.tokens, self.width].map(Arg::size)].concat();
-        Some(vec![self.launch("", rung, target.storage, shape(rung, self.g * self.tokens * self.width)?, args)])
+        Some(vec![self.launch("", rung, target.storage, shape, args)])
     }
 }

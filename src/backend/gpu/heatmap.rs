@@ -7,6 +7,8 @@ use crate::image::{Axis, Colormap};
 
 /// Threads of a block.
 const THREADS: u32 = 256;
+/// Bytes of dynamic shared memory that rungs 2 of Grad-ECLIP and Grad-CAM may ask for: 48 KiB less what they declare.
+const SHARED_BYTES: usize = 38 << 10;
 
 /// `map` (G,P) of Grad-ECLIP. Map `g` belongs to image `g % B`.
 #[derive(Debug, Clone, Copy)]
@@ -125,11 +127,15 @@ pub struct Colour {
 impl Ladder for GradEclip {
     const OPERATION: &'static str = "heatmap";
     const DIRECTION: &'static str = "grad_eclip";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
+        let shared = 4 * (3 * (self.tokens - 1) + 2 * self.width);
+        let is_served = shared <= SHARED_BYTES && self.width.is_multiple_of(target.storage.run());
+        let line = Shape::line(self.g, 1, THREADS);
         let shape = match rung {
-            1 => Shape::line(self.g, 1, THREADS),
+            1 => line,
+            2 if is_served => Shape { shared: shared as u32, ..line },
             _ => return None,
         };
         let pointers = [self.map, self.d_o, self.qkv].map(Arg::Pointer);
@@ -141,11 +147,15 @@ impl Ladder for GradEclip {
 impl Ladder for GradCam {
     const OPERATION: &'static str = "heatmap";
     const DIRECTION: &'static str = "grad_cam";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
+        let shared = 4 * self.width;
+        let is_served = shared <= SHARED_BYTES && self.width.is_multiple_of(target.storage.run());
+        let line = Shape::line(self.g, 1, THREADS);
         let shape = match rung {
-            1 => Shape::line(self.g, 1, THREADS),
+            1 => line,
+            2 if is_served => Shape { shared: shared as u32, ..line },
             _ => return None,
         };
         let pointers = [self.map, self.dx, self.x].map(Arg::Pointer);
@@ -161,10 +171,7 @@ impl Ladder for Upsample {
 
     fn launches(&self, rung: u32, _: Target) -> Option<Vec<Launch>> {
         let n = self.g * self.height * self.width;
-        let shape = match rung {
-            1 => Shape::line(n, THREADS as usize, THREADS),
-            _ => return None,
-        };
+        let shape = Shape::values(rung, n, 1, false)?;
         let pointers = [self.values, self.map, self.x_taps, self.y_taps].map(Arg::Pointer);
         let sizes = [self.taps, self.rows, self.cols, self.height, self.width].map(Arg::size);
         let args = [&pointers[..], &sizes, &[Arg::stride(n)]].concat();
@@ -179,10 +186,7 @@ impl Ladder for Colour {
 
     fn launches(&self, rung: u32, _: Target) -> Option<Vec<Launch>> {
         let n = self.g * self.height * self.width;
-        let shape = match rung {
-            1 => Shape::line(n, THREADS as usize, THREADS),
-            _ => return None,
-        };
+        let shape = Shape::values(rung, n, 1, false)?;
         let pointers = [self.out, self.values, self.picture, self.scale, self.table].map(Arg::Pointer);
         let how = [Arg::I32(self.colormap.is_diverging().into()), Arg::F32(self.alpha), Arg::F32(self.fade)];
         let ((top, left), (inner_height, inner_width)) = (self.corner, self.inner);

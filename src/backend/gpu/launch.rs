@@ -70,6 +70,16 @@ impl Shape {
     pub fn line(n: usize, per_block: usize, threads: u32) -> Shape {
         Shape { grid: [n.div_ceil(per_block) as u32, 1, 1], block: [threads, 1, 1], shared: 0 }
     }
+
+    /// Blocks of 256 threads that make `n` values each on its own: one a thread in rung 1, `run` neighbours a thread in
+    /// rung 2 where rows are whole runs.
+    pub fn values(rung: u32, n: usize, run: usize, is_whole: bool) -> Option<Shape> {
+        match rung {
+            1 => Some(Shape::line(n, 256, 256)),
+            2 if is_whole => Some(Shape::line(n, 256 * run, 256)),
+            _ => None,
+        }
+    }
 }
 
 /// A kernel's argument.

@@ -7,8 +7,8 @@
 use super::launch::{Arg, Ladder, Launch, Pointer, Shape, Target};
 use crate::backend::PatchGrid;
 
-/// Threads of a block.
-const THREADS: u32 = 256;
+/// Pixels that a thread of the reverse's rung 2 makes.
+const PIXELS: usize = 4;
 
 /// The length of a patch's row: `3 p p`, rounded up to a multiple of `run` values.
 pub fn row_length(patch: usize, run: usize) -> usize {
@@ -84,59 +84,61 @@ fn sizes(stride: usize, grid: PatchGrid) -> [Arg; 6] {
     [stride, grid.rows, grid.cols, grid.patch, grid.height, grid.width].map(Arg::size)
 }
 
-/// The launch shape over `n` values.
-fn shape(rung: u32, n: usize) -> Option<Shape> {
-    (rung == 1).then(|| Shape::line(n, THREADS as usize, THREADS))
-}
-
 impl Ladder for Patches {
     const OPERATION: &'static str = "patch_embed";
     const DIRECTION: &'static str = "patches";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
         let n = self.batch * self.grid.tokens() * self.stride;
+        let run = target.storage.run();
+        let shape = Shape::values(rung, n, run, self.stride.is_multiple_of(run))?;
         let pointers = [self.patches, self.pixels].map(Arg::Pointer);
         let args = [&pointers[..], &sizes(self.stride, self.grid), &[Arg::stride(n)]].concat();
-        Some(vec![self.launch("", rung, target.storage, shape(rung, n)?, args)])
+        Some(vec![self.launch("", rung, target.storage, shape, args)])
     }
 }
 
 impl Ladder for PatchesU8 {
     const OPERATION: &'static str = "patch_embed";
     const DIRECTION: &'static str = "patches_u8";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
         let n = self.batch * self.grid.tokens() * self.stride;
+        let run = target.storage.run();
+        let shape = Shape::values(rung, n, run, self.stride.is_multiple_of(run))?;
         let pointers = [self.patches, self.picture, self.table].map(Arg::Pointer);
         let args = [&pointers[..], &sizes(self.stride, self.grid), &[Arg::stride(n)]].concat();
-        Some(vec![self.launch("", rung, target.storage, shape(rung, n)?, args)])
+        Some(vec![self.launch("", rung, target.storage, shape, args)])
     }
 }
 
 impl Ladder for Positions {
     const OPERATION: &'static str = "patch_embed";
     const DIRECTION: &'static str = "positions";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
         let n = self.batch * self.tokens * self.width;
+        let run = target.storage.run();
+        let shape = Shape::values(rung, n, run, self.width.is_multiple_of(run))?;
         let pointers = [self.x, self.cls, self.positions].map(Arg::Pointer);
         let args = [&pointers[..], &[Arg::size(self.tokens), Arg::size(self.width), Arg::stride(n)]].concat();
-        Some(vec![self.launch("", rung, target.storage, shape(rung, n)?, args)])
+        Some(vec![self.launch("", rung, target.storage, shape, args)])
     }
 }
 
 impl Ladder for Reverse {
     const OPERATION: &'static str = "patch_embed";
     const DIRECTION: &'static str = "reverse";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
         let n = self.g * 3 * self.grid.height * self.grid.width;
+        let shape = Shape::values(rung, n, PIXELS, self.grid.width.is_multiple_of(PIXELS))?;
         let pointers = [self.dpixels, self.dpatches].map(Arg::Pointer);
         let args = [&pointers[..], &sizes(self.stride, self.grid), &[Arg::stride(n)]].concat();
-        Some(vec![self.launch("", rung, target.storage, shape(rung, n)?, args)])
+        Some(vec![self.launch("", rung, target.storage, shape, args)])
     }
 }

@@ -2,8 +2,8 @@
 
 use super::launch::{Arg, Ladder, Launch, Pointer, Shape, Storage, Target};
 
-/// Threads of a block.
-const THREADS: u32 = 256;
+/// Pixels that a thread of rung 2 makes.
+const PIXELS: usize = 4;
 
 /// `pixels` (B,3,height,width) f32 from `picture` (B,height,width,3) u8.
 #[derive(Debug, Clone, Copy)]
@@ -25,15 +25,12 @@ pub struct Forward {
 impl Ladder for Forward {
     const OPERATION: &'static str = "preprocess";
     const DIRECTION: &'static str = "forward";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, _: Target) -> Option<Vec<Launch>> {
         let area = self.height * self.width;
         let n = self.batch * area;
-        let shape = match rung {
-            1 => Shape::line(n, THREADS as usize, THREADS),
-            _ => return None,
-        };
+        let shape = Shape::values(rung, n, PIXELS, area.is_multiple_of(PIXELS))?;
         let pointers = [self.pixels, self.picture, self.table].map(Arg::Pointer);
         let args = [&pointers[..], &[area, n].map(Arg::stride)].concat();
         Some(vec![self.launch("", rung, Storage::F32, shape, args)])

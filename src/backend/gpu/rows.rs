@@ -2,9 +2,6 @@
 
 use super::launch::{Arg, Ladder, Launch, Pointer, Shape, Storage, Target};
 
-/// Threads of a block.
-const THREADS: u32 = 256;
-
 /// Every value of `x` (n) becomes `value`.
 #[derive(Debug, Clone, Copy)]
 pub struct Fill {
@@ -48,41 +45,42 @@ pub struct Add {
     pub width: usize,
 }
 
-/// The launch shape over `n` values.
-fn shape(rung: u32, n: usize) -> Option<Shape> {
-    (rung == 1).then(|| Shape::line(n, THREADS as usize, THREADS))
-}
-
 impl Ladder for Fill {
     const OPERATION: &'static str = "rows";
     const DIRECTION: &'static str = "fill";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
         let storage = if self.is_wide { Storage::F32 } else { target.storage };
+        let shape = Shape::values(rung, self.n, storage.run(), true)?;
         let args = vec![Arg::Pointer(self.x), Arg::F32(self.value), Arg::stride(self.n)];
-        Some(vec![self.launch("", rung, storage, shape(rung, self.n)?, args)])
+        Some(vec![self.launch("", rung, storage, shape, args)])
     }
 }
 
 impl Ladder for Gather {
     const OPERATION: &'static str = "rows";
     const DIRECTION: &'static str = "gather";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
+        let run = target.storage.run();
+        let shape = Shape::values(rung, self.n * self.width, run, self.width.is_multiple_of(run))?;
         let pointers = [self.y, self.x, self.rows].map(Arg::Pointer);
         let args = [&pointers[..], &[self.n, self.width].map(Arg::size)].concat();
-        Some(vec![self.launch("", rung, target.storage, shape(rung, self.n * self.width)?, args)])
+        Some(vec![self.launch("", rung, target.storage, shape, args)])
     }
 }
 
 impl Ladder for Add {
     const OPERATION: &'static str = "rows";
     const DIRECTION: &'static str = "add";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
+        let run = target.storage.run();
+        let is_whole = self.width.is_multiple_of(run) && self.stride.is_multiple_of(run);
+        let shape = Shape::values(rung, self.n * self.width, run, is_whole)?;
         let args = vec![
             Arg::Pointer(self.y),
             Arg::stride(self.stride),
@@ -90,6 +88,6 @@ impl Ladder for Add {
             Arg::size(self.n),
             Arg::size(self.width),
         ];
-        Some(vec![self.launch("", rung, target.storage, shape(rung, self.n * self.width)?, args)])
+        Some(vec![self.launch("", rung, target.storage, shape, args)])
     }
 }

@@ -1,0 +1,42 @@
+//! Bytes to normalised pixels: the processor's values, bit for bit.
+
+use vitscope::{
+    backend::gpu::{
+        launch::{Ladder, Storage},
+        preprocess::Forward,
+    },
+    image::{Preprocess, Rgb8},
+};
+
+use crate::{checked, numbers::bytes, run};
+
+#[test]
+fn every_rung_gives_the_processors_pixels() {
+    for emulator in checked() {
+        for rung in 1..=Forward::TOP {
+            for (batch, height, width) in [(2, 5, 7), (3, 16, 12), (1, 1, 1), (1, 33, 64)] {
+                let picture = bytes(batch * height * width * 3, 1);
+                let how =
+                    Preprocess { resize: vitscope::image::ResizeRule::Off, crop_size: None, ..Preprocess::clip(224) };
+                let exact: Vec<f32> = picture
+                    .chunks(height * width * 3)
+                    .flat_map(|data| how.apply(&Rgb8 { width, height, data: data.to_vec() }).unwrap().pixels)
+                    .collect();
+                let table = emulator.upload(how.values().as_flattened()).unwrap();
+                let dev_picture = emulator.upload(&picture).unwrap();
+                let pixels = emulator.unwritten::<f32>(picture.len()).unwrap();
+                let pass = Forward {
+                    pixels: pixels.address(),
+                    picture: dev_picture.address(),
+                    table: table.address(),
+                    batch,
+                    height,
+                    width,
+                };
+                if run(&emulator, &pass, rung, Storage::Bf16).is_some() {
+                    assert!(pixels.download().unwrap() == exact, "rung {rung} {batch} x {height} x {width}");
+                }
+            }
+        }
+    }
+}
