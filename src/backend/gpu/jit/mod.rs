@@ -29,19 +29,25 @@ pub const HEADERS: &[Source] = sources![
     "include/activation.cuh",
     "include/barrier.cuh",
     "include/copy_async.cuh",
+    "include/epilogue.cuh",
     "include/mma.cuh",
     "include/reduce.cuh",
     "include/tile.cuh",
+    "include/tma.cuh",
     "include/types.cuh",
     "include/vec.cuh",
+    "include/warpgroup_tile.cuh",
+    "include/wgmma.cuh",
 ];
 
 /// The kernels, one file a rung.
 pub const KERNELS: &[Source] = sources![
     "gemm/forward_1_thread_per_value.cu",
     "gemm/forward_2_mma_stages.cu",
+    "gemm/forward_3_tma_wgmma.cu",
     "gemm/reverse_1_thread_per_value.cu",
     "gemm/reverse_2_mma_stages.cu",
+    "gemm/reverse_3_tma_wgmma.cu",
     "layer_norm/forward_1_thread_per_row.cu",
     "layer_norm/forward_2_warp_per_row.cu",
     "layer_norm/reverse_1_thread_per_row.cu",
@@ -71,6 +77,9 @@ const EMULATOR: &[Source] = sources![
     "emulator/report.cpp",
     "emulator/report.h",
     "emulator/schedule.cpp",
+    "emulator/tile_map.h",
+    "emulator/tiles.cpp",
+    "emulator/warpgroup.cpp",
 ];
 
 /// The kernel file of an operation's rung, such as (`gemm`, `forward_2`).
