@@ -108,7 +108,13 @@ pub struct TileMap {
 
 impl TileMap {
     /// Boxes of `area` (columns, rows) of a matrix (rows,columns) whose rows lie one after another.
-    pub fn matrix(base: Pointer, storage: Storage, [rows, columns]: [usize; 2], area: [u32; 2], swizzle: Swizzle) -> Self {
+    pub fn matrix(
+        base: Pointer,
+        storage: Storage,
+        [rows, columns]: [usize; 2],
+        area: [u32; 2],
+        swizzle: Swizzle,
+    ) -> Self {
         let stride = (columns * storage.bytes()) as u64;
         TileMap {
             base,
