@@ -1,4 +1,4 @@
-// gemm / forward_2_mma_stages.cu                                                                        rung 2 of 3
+// gemm / forward_2_mma_stages.cu                                                                        rung 2 of 2
 // out  y (M,N) T; u (M,N) T or null: the values before the activation
 // in   x (M,K) T, w (N,K) T, bias (N) f32 or null, residual rows of N `residual_stride` apart T or null
 //      y = act(x w^T + bias), or residual + x w^T + bias                                T = f16 or bf16
@@ -8,13 +8,36 @@
 // predicted   50 % of mma.sync's peak on sm_80; on sm_90 mma.sync reaches about 60 % of wgmma's rate, so 30 % of peak
 // measured    never run on a GPU; executed by the emulator only
 // checked by  tests/emulator/gemm.rs
+#include "include/activation.cuh"
 #include "include/tile.cuh"
+#include "include/vec.cuh"
 
 template <class T>
 DEV void gemm(T* y, T* u, const T* x, const T* w, const float* bias, const T* residual, i64 residual_stride, int activation,
               int M, int N, int K) {
     tile::product<false>(x, w, M, N, K, [&](int m, int n, float(&v)[8]) {
-        epilogue::finish_forward(y, u, bias, residual, residual_stride, activation, N, m, n, v);
+        if (bias) {
+#pragma unroll
+            for (int i = 0; i < 8; i += 4) {
+                const Vec<float> b = load_vec(bias + n + i);
+#pragma unroll
+                for (int e = 0; e < 4; e++) v[i + e] += b.at[e];
+            }
+        }
+        if (residual) {
+            const Vec<T> r = load_vec(residual + m * residual_stride + n);
+#pragma unroll
+            for (int e = 0; e < 8; e++) v[e] += to_float(r.at[e]);
+        }
+        Vec<T> out;
+        if (u) {
+#pragma unroll
+            for (int e = 0; e < 8; e++) out.at[e] = from_float<T>(v[e]);
+            store_vec(u + i64(m) * N + n, out);
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++) out.at[e] = from_float<T>(activate(activation, v[e]));
+        store_vec(y + i64(m) * N + n, out);
     });
 }
 

@@ -8,7 +8,8 @@
 // bytes/flops per tile (128 + 256) K values read, M*N written; 2*M*N*K flops
 // predicted   60 % of sm_90's peak for many tiles: the way out of a tile is not yet under the next tile's products
 // measured    never run on a GPU; executed by the emulator only
-// checked by  tests/emulator/gemm.rs
+// checked by  tests/emulator/gemm_hopper.rs
+#include "include/activation.cuh"
 #include "include/warpgroup_tile.cuh"
 
 #ifdef HAS_SM_90A
@@ -17,7 +18,28 @@ template <class T>
 DEV void gemm(T* y, T* u, const TileMap& x, const TileMap& w, const float* bias, const T* residual, i64 residual_stride,
               int activation, int M, int N, int K) {
     warpgroup_tile::product<false, T>(x, w, M, N, K, [&](int m, int n, float(&v)[8]) {
-        epilogue::finish_forward(y, u, bias, residual, residual_stride, activation, N, m, n, v);
+        if (bias) {
+#pragma unroll
+            for (int i = 0; i < 8; i += 4) {
+                const Vec<float> b = load_vec(bias + n + i);
+#pragma unroll
+                for (int e = 0; e < 4; e++) v[i + e] += b.at[e];
+            }
+        }
+        if (residual) {
+            const Vec<T> r = load_vec(residual + m * residual_stride + n);
+#pragma unroll
+            for (int e = 0; e < 8; e++) v[e] += to_float(r.at[e]);
+        }
+        Vec<T> out;
+        if (u) {
+#pragma unroll
+            for (int e = 0; e < 8; e++) out.at[e] = from_float<T>(v[e]);
+            store_vec(u + i64(m) * N + n, out);
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++) out.at[e] = from_float<T>(activate(activation, v[e]));
+        store_vec(y + i64(m) * N + n, out);
     });
 }
 

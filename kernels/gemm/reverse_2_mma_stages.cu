@@ -1,4 +1,4 @@
-// gemm / reverse_2_mma_stages.cu                                                                        rung 2 of 3
+// gemm / reverse_2_mma_stages.cu                                                                        rung 2 of 2
 // out  dx (M,N) T = (dy w) * act'(u)
 // in   dy (M,K) T, w (K,N) T: the forward's weight as it lies, u (rows,N) T or null: gradient row m belongs to row m % rows
 //                                                                                       T = f16 or bf16
@@ -8,12 +8,22 @@
 // predicted   as forward rung 2
 // measured    never run on a GPU; executed by the emulator only
 // checked by  tests/emulator/gemm.rs
+#include "include/activation.cuh"
 #include "include/tile.cuh"
+#include "include/vec.cuh"
 
 template <class T>
 DEV void gemm_reverse(T* dx, const T* dy, const T* w, const T* u, int rows, int activation, int M, int N, int K) {
     tile::product<true>(dy, w, M, N, K, [&](int m, int n, float(&v)[8]) {
-        epilogue::finish_reverse(dx, u, rows, activation, N, m, n, v);
+        Vec<T> out;
+        if (u) {
+            const Vec<T> before = load_vec(u + i64(m % rows) * N + n);
+#pragma unroll
+            for (int e = 0; e < 8; e++) v[e] *= activation_slope(activation, to_float(before.at[e]));
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++) out.at[e] = from_float<T>(v[e]);
+        store_vec(dx + i64(m) * N + n, out);
     });
 }
 

@@ -7,7 +7,8 @@
 // bytes/flops per tile (128 + 256) K values read, M*N written; 2*M*N*K flops
 // predicted   as forward rung 3
 // measured    never run on a GPU; executed by the emulator only
-// checked by  tests/emulator/gemm.rs
+// checked by  tests/emulator/gemm_hopper.rs
+#include "include/activation.cuh"
 #include "include/warpgroup_tile.cuh"
 
 #ifdef HAS_SM_90A
@@ -15,7 +16,15 @@
 template <class T>
 DEV void gemm_reverse(T* dx, const TileMap& dy, const TileMap& w, const T* u, int rows, int activation, int M, int N, int K) {
     warpgroup_tile::product<true, T>(dy, w, M, N, K, [&](int m, int n, float(&v)[8]) {
-        epilogue::finish_reverse(dx, u, rows, activation, N, m, n, v);
+        Vec<T> out;
+        if (u) {
+            const Vec<T> before = load_vec(u + i64(m % rows) * N + n);
+#pragma unroll
+            for (int e = 0; e < 8; e++) v[e] *= activation_slope(activation, to_float(before.at[e]));
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++) out.at[e] = from_float<T>(v[e]);
+        store_vec(dx + i64(m) * N + n, out);
     });
 }
 

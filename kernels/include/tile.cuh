@@ -6,8 +6,9 @@
 #pragma once
 
 #include "include/copy_async.cuh"
-#include "include/epilogue.cuh"
 #include "include/mma.cuh"
+#include "include/reduce.cuh"
+#include "include/vec.cuh"
 
 namespace tile {
 
@@ -20,8 +21,9 @@ constexpr int WARP_M = 64, WARP_N = 32;
 constexpr int CHUNK = 8;                                         // halves in 16 bytes
 constexpr int A_BYTES = M * K * 2, STAGE_BYTES = (M + N) * K * 2;
 constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;               // the launch's dynamic shared memory
+constexpr int SLAB_STRIDE = WARP_N + 8;                          // floats; a warp's 16 rows on their way out
 static_assert(STAGES >= 2, "a stage is filled while another is read");
-static_assert(THREADS / WARP_SIZE * epilogue::SLAB_FLOATS<WARP_N> * 4 <= SHARED_BYTES, "the way out reuses the stages");
+static_assert(THREADS / WARP_SIZE * 16 * SLAB_STRIDE * 4 <= SHARED_BYTES, "the way out reuses the stages");
 
 // Byte offset of a chunk in rows of 64 bytes (4 chunks, two rows to a line of banks) or of 256 bytes (16 chunks).
 DEV u32 narrow_chunk(int row, int chunk) { return u32(row * 64 + (chunk ^ (row >> 1 & 3)) * 16); }
@@ -95,14 +97,41 @@ DEV void product(const T* a, const T* b, int rows, int columns, int depth, Finis
         }
     }
 
-    // The way out reuses the stages, 16 rows of a warp at a time.
+    // The way out: each warp turns 16 rows at a time through shared memory, so that a thread holds 8 columns of a row.
     copy_async_wait<0>();
     block_barrier();
-    float* slab = reinterpret_cast<float*>(memory) + warp * epilogue::SLAB_FLOATS<WARP_N>;
+    float* slab = reinterpret_cast<float*>(memory) + warp * 16 * SLAB_STRIDE;
     // Unrolled, so that the sums stay in registers.
 #pragma unroll
     for (int i = 0; i < WARP_M / 16; i++) {
-        epilogue::rows_out<WARP_N>(slab, sum[i][0], m0 + warp_m + i * 16, n0 + warp_n, rows, columns, finish);
+#pragma unroll
+        for (int j = 0; j < WARP_N / 8; j++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float* to = slab + (lane / 4 + half * 8) * SLAB_STRIDE + j * 8 + lane % 4 * 2;
+                store_pair(to, sum[i][j][half * 2], sum[i][j][half * 2 + 1]);
+            }
+        }
+        warp_barrier();
+#pragma unroll 1
+        for (int run = lane; run < 16 * WARP_N / 8; run += WARP_SIZE) {
+            const int row = run / (WARP_N / 8), column = run % (WARP_N / 8) * 8;
+            const int m = m0 + warp_m + i * 16 + row, n = n0 + warp_n + column;
+            if (m < rows && n < columns) {
+                // 8 lanes read two rows at a time. The odd row takes its second half first: then all banks differ.
+                const float* from = slab + row * SLAB_STRIDE + column;
+                const int swap = row % 2 * 4;
+                const Vec<float> one = load_vec(from + swap), other = load_vec(from + 4 - swap);
+                float v[8];
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    v[e] = swap ? other.at[e] : one.at[e];
+                    v[e + 4] = swap ? one.at[e] : other.at[e];
+                }
+                finish(m, n, v);
+            }
+        }
+        warp_barrier();
     }
 }
 

@@ -2,11 +2,13 @@
 //
 // C (M,N) = A (M,K) B, f32 accumulation in the order of k. B is (N,K), or (K,N) when B_IS_KN. Rows of A and B in global
 // memory are multiples of 16 bytes. A block of 384 threads makes 128 x 256 of C: its first warpgroup copies, the others
-// multiply 64 x 256 each. A stage holds 64 of K, in rows of 128 swizzled bytes.
+// multiply 64 x 256 each. A stage holds 64 of K, in rows of 128 swizzled bytes. All blocks lie in grid.x, in groups of GROUP
+// row tiles: consecutive blocks share a tile of B, and the group's tiles of A stay in the cache.
 #pragma once
 
-#include "include/epilogue.cuh"
+#include "include/reduce.cuh"
 #include "include/tma.cuh"
+#include "include/vec.cuh"
 #include "include/wgmma.cuh"
 
 #ifdef HAS_SM_90A
@@ -25,12 +27,14 @@ constexpr int A_BYTES = M * K * 2, B_BYTES = N * K * 2, STAGE_BYTES = A_BYTES + 
 constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;               // the launch's dynamic shared memory
 // The maps' boxes, innermost first: A {K, M}; B {K, N}, or {SLICE, K} as often as N needs it when it is (K,N).
 constexpr int SLICE = LINE / 2, SLICE_BYTES = SLICE * K * 2;
+constexpr int GROUP = 16;                                        // row tiles that go over B together
 constexpr int OUT_N = 64;                                        // columns that a warp writes at a time
+constexpr int SLAB_STRIDE = OUT_N + 8;                           // floats; a warp's 16 rows on their way out
 // What a thread may have: 168 at the launch; the copying warpgroup gives to the others.
 constexpr int COPYING_REGISTERS = 40, MULTIPLYING_REGISTERS = 232;
 static_assert(COPYING_REGISTERS + CONSUMERS * MULTIPLYING_REGISTERS <= 65536 / WARPGROUP, "a multiprocessor's registers");
 static_assert(STAGES >= 2, "a stage is filled while another is read");
-static_assert(CONSUMERS * 4 * epilogue::SLAB_FLOATS<OUT_N> * 4 <= SHARED_BYTES, "the way out reuses the stages");
+static_assert(CONSUMERS * 4 * 16 * SLAB_STRIDE * 4 <= SHARED_BYTES, "the way out reuses the stages");
 
 // Stages in turn, and the parity of how often each was used.
 struct Turn {
@@ -93,13 +97,50 @@ DEV void multiply(float (&sum)[N / 2], u32 shared, u32 full, u32 empty, int cons
     wgmma_wait<0>();
 }
 
+// A warp's 16 rows of C from row m and OUT_N columns from n on, as wgmma leaves them in `sum`. Turns them through its slab,
+// so that a thread holds 8 columns of a row.
+template <class Finish> DEV void rows_out(float* slab, const float* sum, int m, int n, int rows, int columns, Finish finish) {
+    constexpr int RUNS = OUT_N / 8;
+    const int lane = threadIdx.x % WARP_SIZE;
+#pragma unroll
+    for (int j = 0; j < RUNS; j++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float* to = slab + (lane / 4 + half * 8) * SLAB_STRIDE + j * 8 + lane % 4 * 2;
+            store_pair(to, sum[j * 4 + half * 2], sum[j * 4 + half * 2 + 1]);
+        }
+    }
+    warp_barrier();
+#pragma unroll 1
+    for (int run = lane; run < 16 * RUNS; run += WARP_SIZE) {
+        const int row = run / RUNS, column = run % RUNS * 8;
+        if (m + row < rows && n + column < columns) {
+            // 8 lanes read a row at a time. The last four of them take their second half first: then all banks differ.
+            const float* from = slab + row * SLAB_STRIDE + column;
+            const int swap = run / 4 % 2 * 4;
+            const Vec<float> one = load_vec(from + swap), other = load_vec(from + 4 - swap);
+            float v[8];
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                v[e] = swap ? other.at[e] : one.at[e];
+                v[e + 4] = swap ? one.at[e] : other.at[e];
+            }
+            finish(m + row, n + column, v);
+        }
+    }
+    warp_barrier();
+}
+
 // Calls finish(m, n, v) with 8 neighbouring results v of row m, from column n on, for each such run inside of C.
 template <bool B_IS_KN, class T, class Finish>
 DEV void product(const TileMap& a, const TileMap& b, int rows, int columns, int depth, Finish finish) {
     DYNAMIC_SHARED(memory);
     SHARED(u64[2 * STAGES], barriers);
     const u32 shared = shared_address(memory), full = shared_address(barriers), empty = full + STAGES * 8;
-    const int m0 = blockIdx.y * M, n0 = blockIdx.x * N, steps = ceil_div(depth, K);
+    const int row_tiles = ceil_div(rows, M), column_tiles = ceil_div(columns, N), steps = ceil_div(depth, K);
+    const int group = blockIdx.x / (GROUP * column_tiles), in_group = blockIdx.x % (GROUP * column_tiles);
+    const int left = row_tiles - group * GROUP, height = left < GROUP ? left : GROUP;
+    const int m0 = (group * GROUP + in_group % height) * M, n0 = in_group / height * N;
     if (threadIdx.x == 0) {
         tile_map_prefetch(a);
         tile_map_prefetch(b);
@@ -120,11 +161,11 @@ DEV void product(const TileMap& a, const TileMap& b, int rows, int columns, int 
         multiply<B_IS_KN, T>(sum, shared, full, empty, consumer, steps);
         // The way out reuses the stages, so nobody may still multiply.
         named_barrier(1, CONSUMERS * WARPGROUP);
-        float* slab = reinterpret_cast<float*>(memory) + warp * epilogue::SLAB_FLOATS<OUT_N>;
+        float* slab = reinterpret_cast<float*>(memory) + warp * 16 * SLAB_STRIDE;
         // Unrolled, so that the sums stay in registers.
 #pragma unroll
         for (int n = 0; n < N; n += OUT_N) {
-            epilogue::rows_out<OUT_N>(slab, sum + n / 2, m0 + warp * 16, n0 + n, rows, columns, finish);
+            rows_out(slab, sum + n / 2, m0 + warp * 16, n0 + n, rows, columns, finish);
         }
     }
 }

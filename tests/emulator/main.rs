@@ -4,6 +4,7 @@
 
 mod bugs;
 mod gemm;
+mod gemm_hopper;
 mod hopper;
 mod instructions;
 mod layer_norm;
@@ -13,8 +14,8 @@ mod runtime;
 use std::{path::Path, sync::LazyLock};
 
 use vitscope::backend::gpu::{
-    emulator::{Counters, Emulator, Settings},
-    jit::HostCxx,
+    emulator::{Counters, Emulator, Module, Settings},
+    jit::{self, HostCxx},
     launch::{Ladder, Storage, Target},
 };
 
@@ -27,6 +28,11 @@ static CXX: LazyLock<HostCxx> = LazyLock::new(|| {
 /// Every setting a kernel must pass under: in order, and in two orders of their own.
 fn checked() -> impl Iterator<Item = Emulator> {
     [0, 1, 2].into_iter().map(|seed| Emulator::new(&CXX, Settings::checked(seed)).unwrap())
+}
+
+/// A rung's module.
+fn module(emulator: &Emulator, operation: &str, rung: &str) -> Module {
+    emulator.module(&CXX, jit::kernel(operation, rung).unwrap(), &[]).unwrap()
 }
 
 /// Runs a rung and requires that nothing was found; nothing when the rung does not serve these sizes.

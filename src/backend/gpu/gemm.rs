@@ -6,12 +6,12 @@ use super::launch::{Arg, Ladder, Launch, Pointer, Shape, Storage, Swizzle, Targe
 const TILE: usize = 128;
 /// `tile::SHARED_BYTES`.
 const STAGES_BYTES: u32 = 65536;
-/// What a block of rung 3 makes: `M` and `N` of `include/warpgroup_tile.cuh`.
+/// What a block of rung 3 makes, what of K a stage holds, what of N a map of (K,N) takes at a time, and the stages' bytes:
+/// `M`, `N`, `K`, `SLICE` and `SHARED_BYTES` of `include/warpgroup_tile.cuh`.
 const WARPGROUP_M: usize = 128;
 const WARPGROUP_N: usize = 256;
-/// There, `K`, `SLICE` and `SHARED_BYTES`.
-const STAGE_K: u32 = 64;
-const SLICE: u32 = 64;
+const WARPGROUP_K: u32 = 64;
+const WARPGROUP_SLICE: u32 = 64;
 const WARPGROUP_STAGES_BYTES: u32 = 196_608;
 
 /// What the epilogues do to a product, as `include/activation.cuh` numbers activations; 0 is none.
@@ -68,30 +68,32 @@ pub struct Reverse {
 }
 
 /// The launch shape of a rung; nothing when the rung does not serve these sizes.
-fn shape(rung: u32, target: Target, m: usize, n: usize, whole: bool) -> Option<Shape> {
-    let whole = whole && target.storage != Storage::F32;
+fn shape(rung: u32, storage: Storage, m: usize, n: usize, whole: bool) -> Option<Shape> {
     let grid = |a: usize, b: usize| [n.div_ceil(a) as u32, m.div_ceil(b) as u32, 1];
     match rung {
         1 => Some(Shape { grid: grid(32, 4), block: [32, 4, 1], shared: 0 }),
-        2 if whole => Some(Shape { grid: grid(TILE, TILE), block: [256, 1, 1], shared: STAGES_BYTES }),
-        3 if whole && target.architecture == 90 => {
-            Some(Shape { grid: grid(WARPGROUP_N, WARPGROUP_M), block: [384, 1, 1], shared: WARPGROUP_STAGES_BYTES })
+        2 if whole && storage != Storage::F32 => {
+            Some(Shape { grid: grid(TILE, TILE), block: [256, 1, 1], shared: STAGES_BYTES })
         }
         _ => None,
     }
 }
 
-/// Whether 16 bytes can be copied from each address on.
-fn aligned(addresses: [Pointer; 2]) -> bool {
-    addresses.iter().all(|address| address.is_multiple_of(16))
-}
-
-/// A matrix (rows,columns) as rungs read it: by its address, or from rung 3 on by a map of boxes (columns, rows).
-fn matrix(rung: u32, storage: Storage, base: Pointer, size: [usize; 2], area: [u32; 2]) -> Arg {
-    match rung {
-        1 | 2 => Arg::Pointer(base),
-        _ => Arg::Tiles(TileMap::matrix(base, storage, size, area, Swizzle::Bytes128)),
+/// The launch shape of rung 3, and its two operands, (address, rows and columns, a box's columns and rows) each, as maps.
+fn warpgroups(
+    target: Target,
+    (m, n): (usize, usize),
+    whole: bool,
+    operands: [(Pointer, [usize; 2], [u32; 2]); 2],
+) -> Option<(Shape, [Arg; 2])> {
+    let is_copied = operands.iter().all(|(base, ..)| base.is_multiple_of(16));
+    if target.architecture != 90 || target.storage == Storage::F32 || !whole || !is_copied {
+        return None;
     }
+    let tiles = m.div_ceil(WARPGROUP_M) * n.div_ceil(WARPGROUP_N);
+    let shape = Shape { grid: [tiles as u32, 1, 1], block: [384, 1, 1], shared: WARPGROUP_STAGES_BYTES };
+    let map = |(base, size, area)| Arg::Tiles(TileMap::matrix(base, target.storage, size, area, Swizzle::Bytes128));
+    Some((shape, operands.map(map)))
 }
 
 impl Ladder for Forward {
@@ -101,12 +103,19 @@ impl Ladder for Forward {
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
         let whole = [self.n, self.k, self.residual_stride].iter().all(|n| n.is_multiple_of(target.storage.run()));
-        let shape = shape(rung, target, self.m, self.n, whole && aligned([self.x, self.w]))?;
+        let (shape, [x, w]) = if rung == 3 {
+            let x = (self.x, [self.m, self.k], [WARPGROUP_K, WARPGROUP_M as u32]);
+            let w = (self.w, [self.n, self.k], [WARPGROUP_K, WARPGROUP_N as u32]);
+            warpgroups(target, (self.m, self.n), whole, [x, w])?
+        } else {
+            let shape = shape(rung, target.storage, self.m, self.n, whole)?;
+            (shape, [Arg::Pointer(self.x), Arg::Pointer(self.w)])
+        };
         let args = vec![
             Arg::Pointer(self.y),
             Arg::Pointer(self.u),
-            matrix(rung, target.storage, self.x, [self.m, self.k], [STAGE_K, WARPGROUP_M as u32]),
-            matrix(rung, target.storage, self.w, [self.n, self.k], [STAGE_K, WARPGROUP_N as u32]),
+            x,
+            w,
             Arg::Pointer(self.bias),
             Arg::Pointer(self.residual),
             Arg::stride(self.residual_stride),
@@ -126,11 +135,18 @@ impl Ladder for Reverse {
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
         let whole = [self.n, self.k].iter().all(|n| n.is_multiple_of(target.storage.run()));
-        let shape = shape(rung, target, self.m, self.n, whole && aligned([self.dy, self.w]))?;
+        let (shape, [dy, w]) = if rung == 3 {
+            let dy = (self.dy, [self.m, self.k], [WARPGROUP_K, WARPGROUP_M as u32]);
+            let w = (self.w, [self.k, self.n], [WARPGROUP_SLICE, WARPGROUP_K]);
+            warpgroups(target, (self.m, self.n), whole, [dy, w])?
+        } else {
+            let shape = shape(rung, target.storage, self.m, self.n, whole)?;
+            (shape, [Arg::Pointer(self.dy), Arg::Pointer(self.w)])
+        };
         let args = vec![
             Arg::Pointer(self.dx),
-            matrix(rung, target.storage, self.dy, [self.m, self.k], [STAGE_K, WARPGROUP_M as u32]),
-            matrix(rung, target.storage, self.w, [self.k, self.n], [SLICE, STAGE_K]),
+            dy,
+            w,
             Arg::Pointer(self.u),
             Arg::size(self.rows),
             Arg::I32(self.activation),

@@ -29,7 +29,6 @@ pub const HEADERS: &[Source] = sources![
     "include/activation.cuh",
     "include/barrier.cuh",
     "include/copy_async.cuh",
-    "include/epilogue.cuh",
     "include/mma.cuh",
     "include/reduce.cuh",
     "include/tile.cuh",
