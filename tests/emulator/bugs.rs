@@ -81,6 +81,7 @@ bugs! {
     wrong_expected_bytes: ["deadlock"], 1 x 128;
     missing_init_fence: ["proxy"], 1 x 128;
     missing_proxy_fence: ["proxy"], 1 x 128;
+    missing_global_fence: ["proxy"], 1 x 128;
     early_tile_reuse: ["race"], 1 x 128;
 }
 

@@ -40,7 +40,7 @@ fn matrix<T: bytemuck::Pod>(
 /// Rows of 8 x 128 bytes hold a swizzle's pattern: a chunk's place is its own, exchanged by the line of 128 bytes it is in.
 fn place(span: usize, row: usize, chunk: usize) -> usize {
     let line = row * span / 128 % 8;
-    row * span / 16 + if span == 16 { chunk } else { chunk ^ line % (span / 16) }
+    row * span / 16 + if span == 16 { chunk } else { chunk ^ (line % (span / 16)) }
 }
 
 /// Tiles inside of a matrix and over each of its edges.
