@@ -21,9 +21,8 @@ static std::string sized(Access kind, uint32_t bytes) {
 
 void Block::race(const Conflict& conflict, Access kind, const std::string& place, Site site) {
     const char* earlier = conflict.with_write ? "write" : "read";
-    const std::string by = conflict.thread == clocks.engine() ? "the copy engine" : "thread " + std::to_string(conflict.thread);
-    find("race", std::string(name_of(kind)) + " of " + place + " is not ordered after the " + earlier + " by " + by, site,
-         site_of(conflict.site));
+    find("race", std::string(name_of(kind)) + " of " + place + " is not ordered after the " + earlier + " by " +
+                     clocks.name(conflict.thread), site, site_of(conflict.site));
 }
 
 void* Block::shared_array(const void* key, uint32_t bytes, uint32_t alignment, Site site) {
@@ -81,6 +80,73 @@ void Block::land_copy(uint32_t offset, uint32_t bytes, uint32_t thread, uint32_t
     shared_cells.own(offset, bytes, thread, clock, offset_of(site));
 }
 
+void Block::read_shared_by(uint32_t unit, uint32_t offset, uint32_t bytes, const char* what, Site site) {
+    const std::string place = std::string(what) + " shared byte " + std::to_string(offset);
+    if (offset > arena_used || bytes > arena_used - offset) {
+        fail("bounds", place + ", past the end of shared memory", site);
+    }
+    if (!is_checked()) return;
+    const auto first = shared_state.begin() + offset, end = first + bytes;
+    if (std::find(first, end, Byte::outside) != end) fail("bounds", place + ", outside of every shared array", site);
+    if (std::find(first, end, Byte::in_flight) != end) return find("copy", place + ", where a copy is in flight", site);
+    if (std::find(first, end, Byte::unwritten) != end) find("uninitialised", place + ", which nothing wrote", site);
+    const Conflict conflict = shared_cells.touch(offset, bytes, Access::read, unit, offset_of(site), clocks);
+    if (conflict.found) return race(conflict, Access::read, "shared byte " + std::to_string(offset), site);
+    const Conflict unfenced = shared_cells.unfenced(offset, bytes, unit, clocks);
+    if (unfenced.found) {
+        find("proxy", place + ", written by " + clocks.name(unfenced.thread) + ", which has not fenced the asynchronous proxy "
+                      "since", site, site_of(unfenced.site));
+    }
+}
+
+// Registers lie on the thread's stack. Those that products in flight will write must not be touched.
+void Block::touch_own_stack(uintptr_t address, uint32_t bytes, Access kind, Site site) {
+    const uint32_t t = running->thread;
+    for (const Accumulators& sum : warpgroups[t / WARPGROUP].sums) {
+        const auto start = uintptr_t(sum.registers[t % WARPGROUP]);
+        if (address + bytes > start && address < start + sum.n / 2 * sizeof(float)) {
+            find("wgmma", sized(kind, bytes) + " of an accumulator whose product has not been waited for", site);
+        }
+    }
+}
+
+Allocation& Block::allocation(uint64_t address, uint32_t bytes, Access kind, Site site) {
+    if (!last_allocation || !last_allocation->holds(address, bytes)) {
+        Allocation* a = work->memory->find(address);
+        if (!a || !a->holds(address, bytes)) {
+            fail("bounds", sized(kind, bytes) + " of global memory " + work->memory->near(address), site);
+        }
+        last_allocation = a;
+    }
+    return *last_allocation;
+}
+
+void Block::touch_by_engine(uint64_t address, uint32_t bytes, Access kind, Site site) {
+    Allocation& a = allocation(address, bytes, kind, site);
+    if (!is_checked()) return;
+    touch_global(a, address, bytes, kind, site);
+    if (kind != Access::read) return;
+    for (uint64_t at = (address - a.address) / 2; at * 2 < address - a.address + bytes; at++) {
+        const GlobalCell& cell = a.cells[at];
+        if (cell.writer && cell.writer_block == block_number && !clocks.is_fenced(cell.writer, running->thread)) {
+            return find("proxy", "the copy engine reads byte " + std::to_string(at * 2) + " of an allocation of " +
+                                     std::to_string(a.bytes) + " bytes, written by " + clocks.name(Stamp::thread(cell.writer)) +
+                                     ", which has not fenced the asynchronous proxy since", site, site_of(cell.writer_site));
+        }
+    }
+}
+
+void Block::mark_global(uint64_t address, uint32_t bytes, Byte state) {
+    if (Allocation* a = work->memory->find(address)) a->mark(address, bytes, state);
+}
+
+bool Block::can_read(const void* pointer, uint32_t bytes) {
+    const uintptr_t address = uintptr_t(pointer);
+    if (stacks.holds(address)) return stacks.owner(address) == running->thread;
+    const Allocation* a = work->memory->find(address);
+    return a && a->holds(address, bytes);
+}
+
 void Block::touch(const void* pointer, uint32_t bytes, Access kind, Site site) {
     const uintptr_t address = uintptr_t(pointer);
     if (in_shared(address)) {
@@ -88,21 +154,15 @@ void Block::touch(const void* pointer, uint32_t bytes, Access kind, Site site) {
         return touch_shared(uint32_t(address - uintptr_t(arena)), bytes, kind, site);
     }
     if (stacks.holds(address)) {
-        if (stacks.owner(address) == running->thread) return;
+        if (stacks.owner(address) == running->thread) return touch_own_stack(address, bytes, kind, site);
         fail("bounds", sized(kind, bytes) + " of another thread's local memory", site);
     }
-    if (!last_allocation || !last_allocation->holds(address, bytes)) {
-        Allocation* a = work->memory->find(address);
-        if (!a || !a->holds(address, bytes)) {
-            // Constants of the module may be read.
-            if (kind == Access::read && address >= work->module_start && address < work->module_end) return;
-            fail("bounds", sized(kind, bytes) + " of global memory " + work->memory->near(address), site);
-        }
-        last_allocation = a;
-    }
+    // Constants of the module may be read.
+    if (kind == Access::read && address >= work->module_start && address < work->module_end) return;
+    Allocation& a = allocation(address, bytes, kind, site);
     if (address & (bytes - 1)) fail("alignment", sized(kind, bytes) + " at an address that is no multiple of it", site);
     counters->note_global(running->thread, site, address, bytes);
-    if (is_checked()) touch_global(*last_allocation, address, bytes, kind, site);
+    if (is_checked()) touch_global(a, address, bytes, kind, site);
 }
 
 // Blocks of a launch are unordered, so anything of another block is a race. Of the readers only the last is kept:
@@ -114,6 +174,9 @@ void Block::touch_global(Allocation& a, uint64_t address, uint32_t bytes, Access
     }
     const uint64_t offset = address - a.address;
     const std::string place = "byte " + std::to_string(offset) + " of an allocation of " + std::to_string(a.bytes) + " bytes";
+    if (memchr(&a.state[offset], int(Byte::in_flight), bytes)) {
+        return find("copy", sized(kind, bytes) + " at " + place + ", where a tile store is in flight", site);
+    }
     if (kind != Access::write && memchr(&a.state[offset], int(Byte::unwritten), bytes)) {
         find("uninitialised", sized(kind, bytes) + " at " + place, site);
     }

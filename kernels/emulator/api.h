@@ -55,6 +55,12 @@ void emu_module_close(EmuModule* module);
 // The number of the kernel's parameters and up to `limit` of their sizes; -1 when there is no such kernel.
 int32_t emu_kernel_parameters(EmuModule* module, const char* kernel, uint32_t* sizes, uint32_t limit);
 
+// Encodes a tensor map of 128 bytes, aligned to 64, for kernels of this emulator. The numbers and the checks are those of
+// cuTensorMapEncodeTiled; `strides` are of all dimensions but the first, in bytes. 0, or 1 for an invalid value.
+int emu_tile_map_encode(void* map, uint32_t type, uint32_t rank, uint64_t base, const uint64_t* dims,
+                        const uint64_t* strides, const uint32_t* box, const uint32_t* element_strides,
+                        uint32_t interleave, uint32_t swizzle, uint32_t fill);
+
 // Runs a kernel to its end. The report is the caller's to close.
 EmuReport* emu_launch(EmuDevice* device, EmuModule* module, const char* kernel, const uint32_t grid[3],
                       const uint32_t block[3], uint32_t dynamic_shared, const void* const* parameters);

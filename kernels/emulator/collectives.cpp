@@ -94,13 +94,24 @@ void block_barrier() {
     block.meet(block.barrier(0), "a block barrier", 0, SITE);
 }
 
+static void check_named(Block& block, uint32_t id, uint32_t threads, Site site) {
+    if (id == 0 || id > 15 || threads == 0 || threads % WARP || threads > block.launch_threads()) {
+        block.fail("divergence", "a named barrier has an id from 1 to 15 and whole warps of the block's threads", site);
+    }
+}
+
 void named_barrier(uint32_t id, uint32_t threads) {
     Block& block = *executing();
     const Site site = SITE;
-    if (id == 0 || id > 15 || threads == 0 || threads % WARP || threads > block.alive()) {
-        block.fail("divergence", "a named barrier has an id from 1 to 15 and whole warps of living threads", site);
-    }
+    check_named(block, id, threads, site);
     block.meet(block.barrier(id), "a named barrier", threads, site);
+}
+
+void named_arrive(uint32_t id, uint32_t threads) {
+    Block& block = *executing();
+    const Site site = SITE;
+    check_named(block, id, threads, site);
+    block.arrive(block.barrier(id), threads, site);
 }
 
 uint3 thread_index() { return executing()->current().index; }

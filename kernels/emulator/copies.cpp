@@ -60,6 +60,7 @@ static Mbarrier& find_mbarrier(Block& block, uint32_t address, Site site) {
 
 static void complete_phase(Block& block, Mbarrier& m) {
     if (m.pending != 0 || m.bytes != 0) return;
+    m.completed = m.clock;
     m.phase ^= 1;
     m.pending = m.arrivals;
     auto passes = [&](const auto& waiter) { return waiter.second != m.phase; };
@@ -75,7 +76,19 @@ void mbarrier_init(uint32_t address, uint32_t arrivals) {
     if (address % 8) block.fail("alignment", "an mbarrier's address is no multiple of 8", site);
     if (arrivals == 0) block.fail("mbarrier", "an mbarrier expects at least one arrival", site);
     block.touch_shared(address, 8, Access::write, site);
-    block.mbarriers[address] = {arrivals, arrivals, 0, 0, {}, {}};
+    block.mbarriers[address] = {arrivals, arrivals, 0, 0, block.current().thread, false, {}, {}, {}};
+}
+
+static void make_mbarriers_known(Block& block) {
+    for (auto& [address, m] : block.mbarriers) m.is_known |= m.thread == block.current().thread;
+}
+
+void mbarrier_init_fence() { make_mbarriers_known(*executing()); }
+
+void async_proxy_fence() {
+    Block& block = *executing();
+    make_mbarriers_known(block);
+    if (block.is_checked()) block.clock().fence(block.current().thread);
 }
 
 void mbarrier_arrive(uint32_t address, uint32_t expected_bytes) {
@@ -97,13 +110,7 @@ void mbarrier_wait(uint32_t address, uint32_t parity) {
         m.waiting.push_back({&block.current(), parity});
         block.wait("an mbarrier", site);
     }
-    if (block.is_checked()) block.clock().acquire(block.current().thread, block.mbarriers[address].clock);
-}
-
-void mbarrier_complete(Block& block, uint32_t address, uint32_t bytes) {
-    Mbarrier& m = block.mbarriers[address];
-    m.bytes -= bytes;
-    complete_phase(block, m);
+    if (block.is_checked()) block.clock().acquire(block.current().thread, m.completed);
 }
 
 void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t mbarrier) {
@@ -112,12 +119,17 @@ void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t mbarrier)
     if (to % CHUNK || uintptr_t(from) % CHUNK || bytes % CHUNK || bytes == 0) {
         block.fail("alignment", "cp.async.bulk: addresses and size are multiples of 16", site);
     }
-    find_mbarrier(block, mbarrier, site);
     for (uint32_t i = 0; i < bytes; i += CHUNK) {
-        block.touch(static_cast<const uint8_t*>(from) + i, CHUNK, Access::read, site);
+        block.touch_by_engine(uint64_t(from) + i, CHUNK, Access::read, site);
     }
-    block.launch_copy(to, bytes, site);
-    BulkCopy copy{to, bytes, mbarrier, from, site, block.current().thread, {}};
+    issue_copy(block, {to, bytes, mbarrier, from, {}, {}, site, block.current().thread, {}});
+}
+
+void issue_copy(Block& block, BulkCopy copy) {
+    if (!find_mbarrier(block, copy.mbarrier, copy.site).is_known) {
+        block.find("proxy", "the copy engine uses an mbarrier whose initialisation was not fenced", copy.site);
+    }
+    block.launch_copy(copy.to, copy.bytes, copy.site);
     if (block.is_checked()) {
         const uint32_t* v = block.clock().of(copy.issuer);
         copy.clock.assign(v, v + block.clock().width());
@@ -130,7 +142,8 @@ bool run_engine(Block& block) {
     const size_t choice = block.launch().seed ? block.random() % block.engine.size() : 0;
     const BulkCopy copy = std::move(block.engine[choice]);
     block.engine.erase(block.engine.begin() + long(choice));
-    memcpy(block.arena_start() + copy.to, copy.from, copy.bytes);
+    if (copy.from) memcpy(block.arena_start() + copy.to, copy.from, copy.bytes);
+    else land_tile(block, copy);
     Mbarrier& m = block.mbarriers[copy.mbarrier];
     if (block.is_checked()) {
         const uint32_t step = block.clock().engine_step();
@@ -139,7 +152,8 @@ bool run_engine(Block& block) {
         for (size_t i = 0; i < copy.clock.size(); i++) m.clock[i] = std::max(m.clock[i], copy.clock[i]);
         m.clock[block.clock().engine()] = std::max(m.clock[block.clock().engine()], step);
     }
-    mbarrier_complete(block, copy.mbarrier, copy.bytes);
+    m.bytes -= copy.bytes;
+    complete_phase(block, m);
     return true;
 }
 

@@ -10,6 +10,7 @@
 #include <utility>
 
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct uint3 {
     unsigned x, y, z;
@@ -33,6 +34,7 @@ uint32_t shared_address(const void* pointer);
 // Meetings of threads: each is an error unless all its threads arrive at the same source line.
 void block_barrier();
 void named_barrier(uint32_t id, uint32_t threads);
+void named_arrive(uint32_t id, uint32_t threads);
 void warp_barrier(uint32_t mask);
 uint32_t shuffle(uint32_t mask, uint32_t value, uint32_t source_lane);
 uint32_t ballot(uint32_t mask, bool vote);
@@ -48,10 +50,33 @@ void copy_commit();
 void copy_wait(uint32_t groups_left);
 
 void mbarrier_init(uint32_t address, uint32_t arrivals);
+void mbarrier_init_fence();
 void mbarrier_arrive(uint32_t address, uint32_t expected_bytes);
 void mbarrier_wait(uint32_t address, uint32_t parity);
 // A copy by the asynchronous engine: it acts when nothing else can, or at a random time, and then tells the mbarrier.
 void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t mbarrier);
+
+// What the running thread wrote becomes visible to the copy engine and the tensor cores.
+void async_proxy_fence();
+
+// Tiles of tensors, by a map that is read at once. Stores read and write at their waits.
+void tile_load(uint32_t to, const void* map, uint32_t mbarrier, const int32_t* at, uint32_t rank);
+void tile_store(const void* map, uint32_t from, const int32_t* at, uint32_t rank);
+void tile_store_commit();
+void tile_store_wait(uint32_t groups_left, bool for_reads_only);
+
+// A warpgroup's products, by its 128 threads together. They read shared memory and write registers at the wait.
+struct Operands {
+    uint32_t n;
+    bool accumulates, a_is_mn, b_is_mn;
+    const uint32_t* fragment;   // of A, or null when `a` describes it
+    uint64_t a, b;
+};
+void warpgroup_multiply(float* d, const Operands& operands, Half type);
+void warpgroup_fence();
+void warpgroup_commit();
+void warpgroup_wait(uint32_t groups_left);
+void set_registers(uint32_t count);
 
 float atomic_add(float* address, float value);
 uint32_t atomic_add(uint32_t* address, uint32_t value);
@@ -67,10 +92,16 @@ struct Kernel {
 template <class... A> struct Describe {
     static constexpr uint32_t sizes[sizeof...(A) + 1] = {sizeof(A)...};
 
+    // The caller's bytes need not be aligned as the parameter is.
+    template <class P> __attribute__((no_sanitize("thread"), always_inline)) static P load(const void* from) {
+        P value;
+        memcpy(&value, from, sizeof value);
+        return value;
+    }
     template <size_t... I>
     __attribute__((no_sanitize("thread"), always_inline)) static void
     unpack(void* function, const void* const* parameters, std::index_sequence<I...>) {
-        reinterpret_cast<void (*)(A...)>(function)(*static_cast<const A*>(parameters[I])...);
+        reinterpret_cast<void (*)(A...)>(function)(load<A>(parameters[I])...);
     }
     __attribute__((no_sanitize("thread"))) static void call(void* function, const void* const* parameters) {
         unpack(function, parameters, std::index_sequence_for<A...>{});

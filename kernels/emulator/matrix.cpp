@@ -13,7 +13,7 @@ static float from_bits(uint32_t bits) {
     return x;
 }
 
-static float widen(uint32_t half, Half type) {
+float widen(uint32_t half, Half type) {
     if (type == Half::bf16) return from_bits(half << 16);
     const uint32_t sign = (half & 0x8000) << 16, magnitude = (half & 0x7fff) << 13;
     if ((half & 0x7c00) == 0x7c00) return from_bits(sign | magnitude | 0x7f800000);

@@ -41,8 +41,10 @@ static std::string look_up(Site site) {
     // The call lies before its return address.
     const uintptr_t offset = uintptr_t(site) - uintptr_t(info.dli_fbase) - 1;
     const auto lines = frames(info.dli_fname, offset);
+    std::string headers;
     for (const auto& line : lines) {
-        if (line.find("include/") == std::string::npos) return line == lines[0] ? line : line + " (in " + lines[0] + ")";
+        if (line.find("include/") == std::string::npos) return headers.empty() ? line : line + " (in " + headers + ")";
+        headers += (headers.empty() ? "" : ", ") + line;
     }
     if (!lines.empty()) return lines[0];
     char text[2048];

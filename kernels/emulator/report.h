@@ -40,7 +40,7 @@ class Report {
     std::map<std::string, size_t> known;
 };
 
-// `file:line` of a call site; `file:line (in header:line)` when the call was inlined from a header.
+// `file:line` of a call site; `file:line (in header:line, ..)` when the call was inlined from headers, the innermost first.
 std::string describe_site(Site site);
 
 }  // namespace emu

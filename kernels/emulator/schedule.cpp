@@ -82,6 +82,11 @@ void Block::deadlock() {
         text += " " + std::to_string(group.first) + " threads (first " + std::to_string(group.second) + ") wait for " +
                 what.first + " at " + what.second + ";";
     }
+    for (const auto& [address, m] : mbarriers) {
+        if (m.waiting.empty()) continue;
+        text += " the mbarrier at shared byte " + std::to_string(address) + " lacks " + std::to_string(m.pending) +
+                " arrivals and " + std::to_string(m.bytes) + " bytes;";
+    }
     const uint32_t gone = uint32_t(fibres.size()) - live;
     text += " " + std::to_string(gone) + " have left the kernel";
     fail("deadlock", text, first);
@@ -94,31 +99,51 @@ void Block::refuse_other_site(const Meeting& meeting, const char* what, Site sit
     fail("divergence", std::string(what) + " meets " + meeting.what + " of other threads", site, meeting.site);
 }
 
-static void disperse(Block& block, Meeting& meeting, const Fibre* self) {
-    if (block.is_checked()) block.clock().meet(meeting.threads.data(), uint32_t(meeting.threads.size()));
+void Block::disperse(Meeting& meeting, const Fibre* self) {
+    if (is_checked() && !meeting.threads.empty()) {
+        for (uint32_t t : meeting.threads) clocks.acquire(t, meeting.clock);
+        clocks.meet(meeting.threads.data(), uint32_t(meeting.threads.size()));
+    }
     for (uint32_t t : meeting.threads) {
-        if (&block.fibre(t) != self) block.ready(block.fibre(t));
+        if (&fibres[t] != self) ready(fibres[t]);
     }
     meeting.threads.clear();
+    meeting.gone = 0;
+    meeting.clock.clear();
 }
 
 void Block::meet(Meeting& meeting, const char* what, uint32_t expected, Site site) {
     if (meeting.threads.empty()) {
         meeting.what = what;
         meeting.site = site;
-        meeting.mask = expected;
+        if (!meeting.gone) meeting.mask = expected;
     } else {
         refuse_other_site(meeting, what, site);
-        if (meeting.mask != expected) fail("divergence", std::string(what) + " with another count", site, meeting.site);
+    }
+    if (meeting.mask != expected) {
+        fail("divergence", std::string(what) + " with another count", site, meeting.site);
     }
     meeting.threads.push_back(running->thread);
-    if (meeting.threads.size() < (expected ? expected : live)) return wait(what, site);
-    disperse(*this, meeting, running);
+    if (meeting.threads.size() + meeting.gone < (expected ? expected : live)) return wait(what, site);
+    disperse(meeting, running);
     if (work->seed) {
         // The last to arrive need not be the first to go on.
         ready(*running);
         wait(what, site);
     }
+}
+
+void Block::arrive(Meeting& meeting, uint32_t expected, Site site) {
+    if (meeting.threads.empty() && !meeting.gone) {
+        meeting.what = "a named barrier";
+        meeting.site = site;
+        meeting.mask = expected;
+    } else if (meeting.mask != expected) {
+        fail("divergence", "an arrival at a named barrier with another count", site, meeting.site);
+    }
+    if (is_checked()) clocks.release(running->thread, meeting.clock);
+    meeting.gone++;
+    if (meeting.threads.size() + meeting.gone == expected) disperse(meeting, nullptr);
 }
 
 // A thread that leaves no longer counts at __syncthreads, but must not be missed by its warp.
@@ -130,8 +155,18 @@ void Block::close_meetings_of(Fibre& f) {
         }
     }
     warp_of(f).alive &= ~bit;
+    Warpgroup& group = warpgroup_of(f);
+    if (!group.meeting.threads.empty()) {
+        fail("divergence", "the thread left the kernel while its warpgroup waits for it in " + std::string(group.meeting.what),
+             group.meeting.site);
+    }
+    if (!group.products.empty()) {
+        find("wgmma", "the thread left the kernel with a product in flight", group.products.front().site);
+        group.products.clear();
+    }
+    group.alive--;
     Meeting& all = barriers[0];
-    if (!all.threads.empty() && all.mask == 0 && all.threads.size() == live) disperse(*this, all, nullptr);
+    if (!all.threads.empty() && all.mask == 0 && all.threads.size() == live) disperse(all, nullptr);
 }
 
 void Block::enter() {
@@ -143,6 +178,7 @@ void Block::enter() {
 void Block::leave() {
     Fibre& self = *running;
     if (!self.copies.empty()) find("copy", "the thread left the kernel with copies in flight", self.copies[0].site);
+    end_stores(*this);
     self.is_done = true;
     live--;
     close_meetings_of(self);
@@ -190,7 +226,8 @@ bool Block::run(const Launch& launch, uint3 index, Counters& c) {
     stacks.reserve(threads);
     fibres.resize(threads);
     warps.assign((threads + WARP - 1) / WARP, Warp{});
-    for (Meeting& m : barriers) m.threads.clear();
+    warpgroups.assign((threads + WARPGROUP - 1) / WARPGROUP, Warpgroup{});
+    barriers.fill(Meeting{});
     mbarriers.clear();
     engine.clear();
     queue.clear();
@@ -202,8 +239,11 @@ bool Block::run(const Launch& launch, uint3 index, Counters& c) {
         f.waits_for = nullptr;
         f.copies.clear();
         f.groups.clear();
+        f.stores.clear();
+        f.store_groups.clear();
         f.stack_pointer = stacks.prepare(t, &Block::enter);
         warps[t / WARP].alive |= 1u << t % WARP;
+        warpgroups[t / WARPGROUP].alive++;
         queue.push_back(&f);
     }
 

@@ -1,4 +1,4 @@
-// gemm / forward_2_mma_stages.cu                                                                        rung 2 of 2
+// gemm / forward_2_mma_stages.cu                                                                        rung 2 of 3
 // out  y (M,N) T; u (M,N) T or null: the values before the activation
 // in   x (M,K) T, w (N,K) T, bias (N) f32 or null, residual rows of N `residual_stride` apart T or null
 //      y = act(x w^T + bias), or residual + x w^T + bias                                T = f32, f16 or bf16

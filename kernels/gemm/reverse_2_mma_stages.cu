@@ -1,4 +1,4 @@
-// gemm / reverse_2_mma_stages.cu                                                                        rung 2 of 2
+// gemm / reverse_2_mma_stages.cu                                                                        rung 2 of 3
 // out  dx (M,N) T = (dy w) * act'(u)
 // in   dy (M,K) T, w (K,N) T: the forward's weight as it lies, u (rows,N) T or null: gradient row m belongs to row m % rows
 //                                                                                       T = f32, f16 or bf16

@@ -10,6 +10,11 @@ typedef int i32;
 typedef long long i64;
 typedef float f32;
 
+// Defined where sm_90a's instructions are. A kernel that needs them is guarded as a whole: other targets see no entry.
+#if defined(VITSCOPE_EMULATED) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HAS_SM_90A
+#endif
+
 // Storage only: arithmetic is f32.
 struct f16 {
     u16 bits;

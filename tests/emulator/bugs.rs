@@ -3,16 +3,14 @@
 use vitscope::backend::gpu::{
     emulator::{Emulator, Settings},
     jit::Source,
-    launch::Shape,
+    launch::{Arg, Shape, Storage, Swizzle, TileMap},
 };
 
 use crate::CXX;
 
-const SHAPE: Shape = Shape { grid: [2, 1, 1], block: [128, 1, 1], shared: 0 };
-
 /// Runs both kernels of a file. The bug's finding is of one of `kinds` and names a line that is marked in the file.
-/// Seeds change the order of threads, and never whether the bug is seen.
-fn check(source: &Source, kinds: &[&str], blocks: u32) {
+/// Seeds change the order of threads, and never whether the bug is seen. Kernels that take a map get one of the result.
+fn check(source: &Source, kinds: &[&str], blocks: u32, threads: u32) {
     let marked: Vec<String> = (1..)
         .zip(source.text.lines())
         .filter(|(_, line)| line.contains("HERE"))
@@ -21,11 +19,16 @@ fn check(source: &Source, kinds: &[&str], blocks: u32) {
     for seed in 0..4 {
         let emulator = Emulator::new(&CXX, Settings::checked(seed)).unwrap();
         let module = emulator.module(&CXX, source, &[]).unwrap();
-        let x = emulator.upload(&(0..128).collect::<Vec<i32>>()).unwrap();
-        let shape = Shape { grid: [blocks, 1, 1], ..SHAPE };
+        let x = emulator.upload(&(0..1024).collect::<Vec<i32>>()).unwrap();
+        let shape = Shape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 512 };
         let run = |kernel| {
             let y = emulator.unwritten::<i32>(128).unwrap();
-            let launched = emulator.launch(&module, kernel, shape, &[y.arg(), x.arg()]).unwrap();
+            let map = TileMap::matrix(y.address(), Storage::F32, [4, 32], [32, 4], Swizzle::None);
+            let mut args = vec![y.arg(), x.arg()];
+            if source.text.contains("TileMap") {
+                args.push(Arg::Tiles(map));
+            }
+            let launched = emulator.launch(&module, kernel, shape, &args).unwrap();
             (launched, y.download().unwrap())
         };
         let (good, _) = run("without_bug");
@@ -40,12 +43,12 @@ fn check(source: &Source, kinds: &[&str], blocks: u32) {
 }
 
 macro_rules! bugs {
-    ($($name:ident: $kinds:expr, $blocks:expr;)*) => {
+    ($($name:ident: $kinds:expr, $blocks:literal x $threads:literal;)*) => {
         $(#[test]
         fn $name() {
             const NAME: &str = concat!("tests/emulator/bugs/", stringify!($name), ".cu");
             let source = Source { name: NAME, text: include_str!(concat!("bugs/", stringify!($name), ".cu")) };
-            check(&source, &$kinds, $blocks);
+            check(&source, &$kinds, $blocks, $threads);
         })*
 
         /// The files whose bugs are tested above.
@@ -54,20 +57,32 @@ macro_rules! bugs {
 }
 
 bugs! {
-    missing_barrier: ["uninitialised", "race"], 1;
-    missing_copy_wait: ["copy"], 1;
-    weak_copy_wait: ["copy"], 1;
-    early_release: ["race"], 1;
-    out_of_bounds: ["bounds"], 1;
-    out_of_shared: ["bounds"], 1;
-    unwritten_shared: ["uninitialised"], 1;
-    unwritten_global: ["uninitialised"], 1;
-    divergent_collective: ["divergence"], 1;
-    divergent_barrier: ["divergence"], 1;
-    missing_mbarrier_wait: ["copy", "race"], 1;
-    misaligned: ["alignment"], 1;
-    block_race: ["race"], 2;
-    missing_arrival: ["deadlock"], 1;
+    missing_barrier: ["uninitialised", "race"], 1 x 128;
+    missing_copy_wait: ["copy"], 1 x 128;
+    weak_copy_wait: ["copy"], 1 x 128;
+    early_release: ["race"], 1 x 128;
+    out_of_bounds: ["bounds"], 1 x 128;
+    out_of_shared: ["bounds"], 1 x 128;
+    unwritten_shared: ["uninitialised"], 1 x 128;
+    unwritten_global: ["uninitialised"], 1 x 128;
+    divergent_collective: ["divergence"], 1 x 128;
+    divergent_barrier: ["divergence"], 1 x 128;
+    missing_mbarrier_wait: ["copy", "race"], 1 x 128;
+    misaligned: ["alignment"], 1 x 128;
+    block_race: ["race"], 2 x 128;
+    missing_arrival: ["deadlock"], 1 x 128;
+    early_operand_release: ["race"], 1 x 160;
+    missing_full_wait: ["copy", "race"], 1 x 128;
+    missing_operand_fence: ["proxy"], 1 x 128;
+    missing_wgmma_fence: ["wgmma"], 1 x 128;
+    missing_wgmma_wait: ["wgmma"], 1 x 128;
+    divergent_wgmma: ["divergence"], 1 x 128;
+    partial_setmaxnreg: ["divergence"], 1 x 128;
+    wrong_expected_bytes: ["deadlock"], 1 x 128;
+    missing_init_fence: ["proxy"], 1 x 128;
+    missing_proxy_fence: ["proxy"], 1 x 128;
+    missing_global_fence: ["proxy"], 1 x 128;
+    early_tile_reuse: ["race"], 1 x 128;
 }
 
 #[test]

@@ -48,6 +48,7 @@ fn a_block_sums_and_its_barriers_pair_warps() {
         assert!(y[128..].iter().all(|&sum| sum == 16256.0));
     });
     run("pairs", &x, 128, |y: Vec<f32>| assert!((0..128).all(|t| y[t] == x[t ^ 32])));
+    run("halves", &x, 64, |y: Vec<f32>| assert_eq!(y, x[..64]));
     run("counts", &x, 1, |y: Vec<u32>| assert_eq!(y, [8128]));
 }
 

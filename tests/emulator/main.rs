@@ -5,8 +5,10 @@
 mod attention;
 mod bugs;
 mod gemm;
+mod gemm_hopper;
 mod head;
 mod heatmap;
+mod hopper;
 mod instructions;
 mod layer_norm;
 mod numbers;

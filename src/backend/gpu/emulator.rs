@@ -17,7 +17,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use super::{
     emulated,
     jit::{HostCxx, Mode, Source},
-    launch::{Arg, Pointer, Shape},
+    launch::{Arg, Parameter, Pointer, Shape, Storage, Swizzle, TileMap},
 };
 use crate::Result;
 
@@ -51,7 +51,8 @@ impl Settings {
 /// Something a launch did that a GPU does not allow, or does not promise anything about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// `race`, `bounds`, `alignment`, `uninitialised`, `copy`, `divergence`, `deadlock`, `mbarrier`, `launch` or `limit`.
+    /// `race`, `bounds`, `alignment`, `uninitialised`, `copy`, `divergence`, `deadlock`, `mbarrier`, `proxy`,
+    /// `tile`, `wgmma`, `launch` or `limit`.
     pub kind: String,
     /// What happened.
     pub message: String,
@@ -163,6 +164,7 @@ runtime! {
     download: fn(*mut c_void, *mut c_void, u64, u64) -> c_int;
     module_open: fn(*const c_char, *mut c_char, u64) -> *mut c_void;
     module_close: fn(*mut c_void);
+    tile_map_encode: fn(*mut c_void, u32, u32, u64, *const u64, *const u64, *const u32, *const u32, u32, u32, u32) -> c_int;
     kernel_parameters: fn(*mut c_void, *const c_char, *mut u32, u32) -> i32;
     launch: fn(*mut c_void, *mut c_void, *const c_char, *const u32, *const u32, u32, *const *const c_void) -> *mut c_void;
     report_count: fn(*const c_void) -> u64;
@@ -279,18 +281,19 @@ impl Emulator {
         let count = unsafe {
             (self.runtime.kernel_parameters)(module.handle, name.as_ptr(), sizes.as_mut_ptr(), sizes.len() as u32)
         };
-        let values: Vec<_> = args.iter().map(|arg| arg.bytes()).collect();
+        let values = args.iter().map(|arg| arg.parameter(|map| self.encode(map)));
+        let values = values.collect::<Result<Vec<_>>>()?;
         let Ok(count) = usize::try_from(count) else {
             return Err(emulated(format!("the module has no kernel `{kernel}`")));
         };
-        let given: Vec<u32> = values.iter().map(|&(_, size)| size).collect();
+        let given: Vec<u32> = values.iter().map(Parameter::size).collect();
         if sizes.get(..count) != Some(given.as_slice()) {
             return Err(emulated(format!(
                 "kernel {kernel} takes parameters of {:?} bytes, not {given:?}",
                 &sizes[..count.min(64)]
             )));
         }
-        let pointers: Vec<*const c_void> = values.iter().map(|(bytes, _)| bytes.as_ptr().cast()).collect();
+        let pointers: Vec<*const c_void> = values.iter().map(Parameter::as_ptr).collect();
         // SAFETY: module and device are open and used by this thread alone; the parameters have the kernel's number and
         // sizes. The kernel is native code of ours: what it may touch is checked in `Mode::Checked`, which is run first.
         unsafe {
@@ -309,6 +312,46 @@ impl Emulator {
             (self.runtime.report_close)(report);
             Ok(Launched { kernel: kernel.into(), findings, counters })
         }
+    }
+
+    /// A tensor map as the emulator's driver would encode it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when `cuTensorMapEncodeTiled` would refuse it.
+    fn encode(&self, map: TileMap) -> Result<[u64; 16]> {
+        #[repr(align(64))]
+        struct Aligned([u64; 16]);
+        // As the driver numbers them.
+        let data_type = match map.storage {
+            Storage::F16 => 6,
+            Storage::F32 => 7,
+            Storage::Bf16 => 9,
+        };
+        let swizzle = match map.swizzle {
+            Swizzle::None => 0,
+            Swizzle::Bytes32 => 1,
+            Swizzle::Bytes64 => 2,
+            Swizzle::Bytes128 => 3,
+        };
+        let mut out = Aligned([0; 16]);
+        let (interleave, element_strides, fill) = (0, [1; 3], 0);
+        // SAFETY: the map has 128 bytes and the arrays have a value for each of at most 3 dimensions.
+        let status = unsafe {
+            (self.runtime.tile_map_encode)(
+                out.0.as_mut_ptr().cast(),
+                data_type,
+                map.rank.min(3),
+                map.base,
+                map.dims.as_ptr(),
+                map.strides.as_ptr(),
+                map.area.as_ptr(),
+                element_strides.as_ptr(),
+                interleave,
+                swizzle,
+                fill,
+            )
+        };
+        if status == 0 { Ok(out.0) } else { Err(emulated(format!("no tensor map can be made of {map:?}"))) }
     }
 
     /// # Safety

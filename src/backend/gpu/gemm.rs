@@ -1,12 +1,19 @@
 //! Matrix products with their epilogues: shapes to launches.
 
-use super::launch::{Arg, Ladder, Launch, Pointer, Shape, Target};
+use super::launch::{Arg, Ladder, Launch, Pointer, Shape, Storage, Swizzle, Target, TileMap};
 use crate::weights::Activation;
 
 /// Side of the tile that a block of rung 2 makes: `tile::M` and `tile::N` of `include/tile.cuh`.
 const TILE: usize = 128;
 /// `tile::SHARED_BYTES`.
 const STAGES_BYTES: u32 = 65536;
+/// What a block of rung 3 makes, what of K a stage holds, what of N a map of (K,N) takes at a time, and the stages' bytes:
+/// `M`, `N`, `K`, `SLICE` and `SHARED_BYTES` of `include/warpgroup_tile.cuh`.
+const WARPGROUP_M: usize = 128;
+const WARPGROUP_N: usize = 256;
+const WARPGROUP_K: u32 = 64;
+const WARPGROUP_SLICE: u32 = 64;
+const WARPGROUP_STAGES_BYTES: u32 = 196_608;
 
 /// An activation as `include/activation.cuh` numbers them.
 pub type ActivationNumber = i32;
@@ -85,19 +92,43 @@ fn shape(rung: u32, m: usize, n: usize, whole: bool) -> Option<Shape> {
     }
 }
 
+/// The launch shape of rung 3, and its two operands, (address, rows and columns, a box's columns and rows) each, as maps.
+fn warpgroups(
+    target: Target,
+    (m, n): (usize, usize),
+    whole: bool,
+    operands: [(Pointer, [usize; 2], [u32; 2]); 2],
+) -> Option<(Shape, [Arg; 2])> {
+    let is_copied = operands.iter().all(|(base, ..)| base.is_multiple_of(16));
+    if target.architecture != 90 || target.storage == Storage::F32 || !whole || !is_copied {
+        return None;
+    }
+    let tiles = m.div_ceil(WARPGROUP_M) * n.div_ceil(WARPGROUP_N);
+    let shape = Shape { grid: [tiles as u32, 1, 1], block: [384, 1, 1], shared: WARPGROUP_STAGES_BYTES };
+    let map = |(base, size, area)| Arg::Tiles(TileMap::matrix(base, target.storage, size, area, Swizzle::Bytes128));
+    Some((shape, operands.map(map)))
+}
+
 impl Ladder for Forward {
     const OPERATION: &'static str = "gemm";
     const DIRECTION: &'static str = "forward";
-    const TOP: u32 = 2;
+    const TOP: u32 = 3;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
         let whole = [self.n, self.k, self.residual_stride].iter().all(|n| n.is_multiple_of(target.storage.run()));
-        let shape = shape(rung, self.m, self.n, whole)?;
+        let (shape, [x, w]) = if rung == 3 {
+            let x = (self.x, [self.m, self.k], [WARPGROUP_K, WARPGROUP_M as u32]);
+            let w = (self.w, [self.n, self.k], [WARPGROUP_K, WARPGROUP_N as u32]);
+            warpgroups(target, (self.m, self.n), whole, [x, w])?
+        } else {
+            let shape = shape(rung, self.m, self.n, whole)?;
+            (shape, [Arg::Pointer(self.x), Arg::Pointer(self.w)])
+        };
         let args = vec![
             Arg::Pointer(self.y),
             Arg::Pointer(self.u),
-            Arg::Pointer(self.x),
-            Arg::Pointer(self.w),
+            x,
+            w,
             Arg::Pointer(self.bias),
             Arg::Pointer(self.residual),
             Arg::stride(self.residual_stride),
@@ -113,15 +144,22 @@ impl Ladder for Forward {
 impl Ladder for Reverse {
     const OPERATION: &'static str = "gemm";
     const DIRECTION: &'static str = "reverse";
-    const TOP: u32 = 2;
+    const TOP: u32 = 3;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
         let whole = [self.n, self.k].iter().all(|n| n.is_multiple_of(target.storage.run()));
-        let shape = shape(rung, self.m, self.n, whole)?;
+        let (shape, [dy, w]) = if rung == 3 {
+            let dy = (self.dy, [self.m, self.k], [WARPGROUP_K, WARPGROUP_M as u32]);
+            let w = (self.w, [self.k, self.n], [WARPGROUP_SLICE, WARPGROUP_K]);
+            warpgroups(target, (self.m, self.n), whole, [dy, w])?
+        } else {
+            let shape = shape(rung, self.m, self.n, whole)?;
+            (shape, [Arg::Pointer(self.dy), Arg::Pointer(self.w)])
+        };
         let args = vec![
             Arg::Pointer(self.dx),
-            Arg::Pointer(self.dy),
-            Arg::Pointer(self.w),
+            dy,
+            w,
             Arg::Pointer(self.u),
             Arg::size(self.rows),
             Arg::I32(self.activation),

@@ -82,6 +82,82 @@ impl Shape {
     }
 }
 
+/// How the copy engine exchanges chunks of 16 bytes in the rows of a tile in shared memory, so that neither rows nor
+/// columns of chunks fall on the same banks. A box's rows are as wide as its swizzle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Swizzle {
+    /// Rows of any width, as they are.
+    None,
+    /// Rows of 32 bytes.
+    Bytes32,
+    /// Rows of 64 bytes.
+    Bytes64,
+    /// Rows of 128 bytes.
+    Bytes128,
+}
+
+/// A tensor that the copy engine (sm_90) reads or writes box by box. A plain value: whoever has the device encodes it, as
+/// `cuTensorMapEncodeTiled` does, without interleave and with zeros outside of the tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TileMap {
+    /// The tensor's first byte, a multiple of 16.
+    pub base: Pointer,
+    /// Its values.
+    pub storage: Storage,
+    /// Its dimensions in values, the innermost first: 2 or 3; the last is 1 in a matrix.
+    pub dims: [u64; 3],
+    /// Bytes from one row to the next and from one matrix to the next: multiples of 16.
+    pub strides: [u64; 2],
+    /// Values of a box in each dimension, at most 256.
+    pub area: [u32; 3],
+    /// How the box lies in shared memory.
+    pub swizzle: Swizzle,
+    /// 2 or 3.
+    pub rank: u32,
+}
+
+impl TileMap {
+    /// Boxes of `area` (columns, rows) of a matrix (rows,columns) whose rows lie one after another.
+    pub fn matrix(
+        base: Pointer,
+        storage: Storage,
+        [rows, columns]: [usize; 2],
+        area: [u32; 2],
+        swizzle: Swizzle,
+    ) -> Self {
+        let stride = (columns * storage.bytes()) as u64;
+        TileMap {
+            base,
+            storage,
+            dims: [columns as u64, rows as u64, 1],
+            strides: [stride, stride * rows as u64],
+            area: [area[0], area[1], 1],
+            swizzle,
+            rank: 2,
+        }
+    }
+}
+
+/// The bytes of a kernel's parameter, aligned as the driver wants a tensor map.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Parameter {
+    words: [u64; 16],
+    size: u32,
+}
+
+impl Parameter {
+    /// Where the bytes are.
+    pub fn as_ptr(&self) -> *const std::ffi::c_void {
+        self.words.as_ptr().cast()
+    }
+
+    /// How many they are.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+}
+
 /// A kernel's argument.
 #[derive(Debug, Clone, Copy)]
 pub enum Arg {
@@ -93,6 +169,8 @@ pub enum Arg {
     I64(i64),
     /// `float`.
     F32(f32),
+    /// `const __grid_constant__ TileMap`.
+    Tiles(TileMap),
 }
 
 impl Arg {
@@ -106,15 +184,23 @@ impl Arg {
         Arg::I64(n as i64)
     }
 
-    /// The argument's bytes and their number.
-    pub fn bytes(self) -> ([u8; 8], u32) {
-        let wide = |value: u32| u64::from(value).to_le_bytes();
-        match self {
-            Arg::Pointer(address) => (address.to_le_bytes(), 8),
-            Arg::I64(value) => (value.to_le_bytes(), 8),
-            Arg::I32(value) => (wide(value as u32), 4),
-            Arg::F32(value) => (wide(value.to_bits()), 4),
-        }
+    /// The argument's bytes; `encode` makes those of a tensor map.
+    ///
+    /// # Errors
+    /// Those of `encode`.
+    pub fn parameter(self, encode: impl FnOnce(TileMap) -> Result<[u64; 16]>) -> Result<Parameter> {
+        let small = |word: u64, size| {
+            let mut words = [0; 16];
+            words[0] = word.to_le();
+            Parameter { words, size }
+        };
+        Ok(match self {
+            Arg::Pointer(address) => small(address, 8),
+            Arg::I64(value) => small(value as u64, 8),
+            Arg::I32(value) => small(u64::from(value as u32), 4),
+            Arg::F32(value) => small(u64::from(value.to_bits()), 4),
+            Arg::Tiles(map) => Parameter { words: encode(map)?, size: 128 },
+        })
     }
 }
 

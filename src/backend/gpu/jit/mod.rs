@@ -68,8 +68,11 @@ pub const HEADERS: &[Source] = sources![
     "include/sae.cuh",
     "include/tile.cuh",
     "include/tile_f32.cuh",
+    "include/tma.cuh",
     "include/types.cuh",
     "include/vec.cuh",
+    "include/warpgroup_tile.cuh",
+    "include/wgmma.cuh",
 ];
 
 /// The kernels, one file a rung.
@@ -80,8 +83,10 @@ pub const KERNELS: &[Source] = sources![
     "attention/row_1_thread_per_value.cu",
     "gemm/forward_1_thread_per_value.cu",
     "gemm/forward_2_mma_stages.cu",
+    "gemm/forward_3_tma_wgmma.cu",
     "gemm/reverse_1_thread_per_value.cu",
     "gemm/reverse_2_mma_stages.cu",
+    "gemm/reverse_3_tma_wgmma.cu",
     "head/cosine_1_thread_per_value.cu",
     "head/cosine_2_warp_per_value.cu",
     "head/mean_tokens_1_thread_per_value.cu",
@@ -156,6 +161,9 @@ const EMULATOR: &[Source] = sources![
     "emulator/report.cpp",
     "emulator/report.h",
     "emulator/schedule.cpp",
+    "emulator/tile_map.h",
+    "emulator/tiles.cpp",
+    "emulator/warpgroup.cpp",
 ];
 
 /// The kernel file of an operation's rung, such as (`gemm`, `forward_2`).
