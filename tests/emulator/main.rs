@@ -8,6 +8,9 @@ mod instructions;
 mod layer_norm;
 mod numbers;
 mod runtime;
+mod sae;
+mod sae_decode;
+mod sae_encode;
 
 use std::{path::Path, sync::LazyLock};
 

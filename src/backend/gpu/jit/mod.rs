@@ -32,6 +32,9 @@ pub const HEADERS: &[Source] = sources![
     "include/mma.cuh",
     "include/reduce.cuh",
     "include/sae.cuh",
+    "include/sae_rows.cuh",
+    "include/sae_select.cuh",
+    "include/scan.cuh",
     "include/tile.cuh",
     "include/types.cuh",
     "include/vec.cuh",
@@ -48,10 +51,15 @@ pub const KERNELS: &[Source] = sources![
     "layer_norm/reverse_1_thread_per_row.cu",
     "layer_norm/reverse_2_warp_per_row.cu",
     "sae_decode/forward_1_thread_per_value.cu",
+    "sae_decode/forward_2_block_per_row.cu",
     "sae_decode/latent_1_thread_per_image.cu",
+    "sae_decode/latent_2_block_per_image.cu",
     "sae_decode/latent_reverse_1_thread_per_row.cu",
+    "sae_decode/latent_reverse_2_warp_per_row.cu",
     "sae_decode/reverse_1_thread_per_row.cu",
+    "sae_decode/reverse_2_block_per_row.cu",
     "sae_encode/forward_1_thread_per_row.cu",
+    "sae_encode/forward_2_mma_radix.cu",
 ];
 
 /// The emulator's header for kernels, and its runtime.
