@@ -10,10 +10,13 @@ DEV u32 shuffle_up(u32 x, u32 distance) {
     const u32 lane = threadIdx.x % WARP_SIZE;
     return emu::shuffle(ALL_LANES, x, lane < distance ? lane : lane - distance);
 }
+// How many bits are 1.
+DEV u32 count_bits(u32 x) { return __builtin_popcount(x); }
 
 #else
 
 DEV u32 shuffle_up(u32 x, u32 distance) { return __shfl_up_sync(ALL_LANES, x, distance); }
+DEV u32 count_bits(u32 x) { return __popc(x); }
 
 #endif
 

@@ -42,13 +42,13 @@ DEV void copy_tile(u32 to, const T* from, int rows, int columns, int row0, int c
     }
 }
 
-// Calls finish(m, n, v) with 8 neighbouring results v of row m, from column n on, for each such run inside of C.
+// Makes the tile from row m0 and column n0 on. Calls finish(m, n, v) with 8 neighbouring results v of row m, from column n
+// on, for each such run inside of C. Before the next tile the block needs a barrier.
 template <bool B_IS_KN, class T, class Finish>
-DEV void product(const T* a, const T* b, int rows, int columns, int depth, Finish finish) {
+DEV void product_at(const T* a, const T* b, int rows, int columns, int depth, int m0, int n0, Finish finish) {
     DYNAMIC_SHARED(memory);
     const u32 shared = shared_address(memory);
     const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
-    const int m0 = blockIdx.y * M, n0 = blockIdx.x * N;
     const int warp_m = warp / (N / WARP_N) * WARP_M, warp_n = warp % (N / WARP_N) * WARP_N;
     const int steps = ceil_div(depth, K);
 
@@ -133,6 +133,12 @@ DEV void product(const T* a, const T* b, int rows, int columns, int depth, Finis
         }
         warp_barrier();
     }
+}
+
+// The block's own tile.
+template <bool B_IS_KN, class T, class Finish>
+DEV void product(const T* a, const T* b, int rows, int columns, int depth, Finish finish) {
+    product_at<B_IS_KN>(a, b, rows, columns, depth, blockIdx.y * M, blockIdx.x * N, finish);
 }
 
 }  // namespace tile

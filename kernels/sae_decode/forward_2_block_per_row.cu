@@ -40,11 +40,17 @@ DEV void splice(T* y, const T* x, const u32* index, const float* z, const float*
     });
     if (!is_inside) return;
 #pragma unroll
-    for (int e = 0; e < SIZE; e++) {
-        float value;
-        if (how == sae::KEEP_ERROR) value = to_float(row.at[e]) + sum[e] * normed.scale;
-        else value = (sum[e] + bias[at + e]) * normed.scale + (mean ? mean[at + e] : normed.shift);
-        row.at[e] = from_float<T>(value);
+    for (int i = 0; i < SIZE; i += 4) {
+        const Vec<float> plus = load_vec(bias + at + i);
+        Vec<float> means = {normed.shift, normed.shift, normed.shift, normed.shift};
+        if (mean) means = load_vec(mean + at + i);
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            float value;
+            if (how == sae::KEEP_ERROR) value = to_float(row.at[i + e]) + sum[i + e] * normed.scale;
+            else value = (sum[i + e] + plus.at[e]) * normed.scale + means.at[e];
+            row.at[i + e] = from_float<T>(value);
+        }
     }
     store_vec(y + n * D + at, row);
 }

@@ -78,12 +78,16 @@ DEV void splice_reverse(T* dx, float* dz, const T* dy, const T* x, const u32* in
         }
         if (is_inside) {
 #pragma unroll
-            for (int e = 0; e < SIZE; e++) {
-                const float v = to_float(row_dy.at[e]);
-                sum_dy += v;
-                if (!has_error) dscale += bias[at + e] * v * normed.scale;
-                sum_du += du[e];
-                along += du[e] * (to_float(row_x.at[e]) - normed.shift);
+            for (int i = 0; i < SIZE; i += 4) {
+                const Vec<float> plus = load_vec(bias + at + i);
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    const float v = to_float(row_dy.at[i + e]);
+                    sum_dy += v;
+                    if (!has_error) dscale += plus.at[e] * v * normed.scale;
+                    sum_du += du[i + e];
+                    along += du[i + e] * (to_float(row_x.at[i + e]) - normed.shift);
+                }
             }
         }
         sum_dy = block_sum(sum_dy, stage.sums);

@@ -1,4 +1,4 @@
-// sae_encode / forward_2_mma_radix.cu                                                                   rung 2 of 2
+// sae_encode / forward_2_mma_radix.cu                                                                   rung 2 of 3
 // out  the code of rows first.. first+rows of x: index (N,C+1) u32, z, edited, slope, edit_slope (N,C) f32
 //      pre (rows,S) f32: h
 // in   x (N,D) T, w (S,D) T, folded_bias (S), row_sums (S) or null, row_norms (S) or null f32; the activation's parameters;

@@ -164,6 +164,52 @@ fn rung_2_narrows_until_few_candidates_are_left() {
     }
 }
 
+/// Rows of `pre` in which rung 3 has so many lists of so many latents.
+fn room(lists: usize, k: usize, s: usize) -> usize {
+    (lists * (((2 * k).clamp(64, 384) + 128) * 8 + 4)).div_ceil(4 * s)
+}
+
+#[test]
+fn rung_3_selects_every_k() {
+    for (emulator, relu) in checked().zip([true, false, true]) {
+        // Two shares of 5 tiles, of which lists overflow; the last tile is not whole.
+        for k in [1, 31, 32, 64, 256] {
+            let s = 1160;
+            let norm = InputNorm::Fixed { mean: None, scale: 2.0 };
+            let mut case = case::<bf16>((3, 8, s), SaeActivation::TopK { k, relu }, norm, true, true);
+            case.edits = edits(&["set:7,11=2"]);
+            case.mask = vec![true, true, false];
+            for (latent, bias) in [(1, f32::NAN), (2, f32::INFINITY), (s - 1, f32::INFINITY), (5, f32::NEG_INFINITY)] {
+                case.weights.encoder_bias[latent] = bias;
+            }
+            check(&emulator, 3, &case, room(6, k, s), 0.0);
+        }
+    }
+}
+
+#[test]
+fn rung_3_drops_nothing_when_all_is_equal_or_ascends() {
+    let emulator = checked().nth(1).unwrap();
+    for k in [1, 64, 256] {
+        let activation = SaeActivation::TopK { k, relu: false };
+        let mut case = case::<f16>((2, 8, 1024), activation, InputNorm::None, false, true);
+        case.weights.encoder.fill(0.0);
+        for biases in [|_| -1.0, |i| i as f32, |i| -(i as f32)] {
+            case.weights.encoder_bias = (0..1024).map(biases).collect();
+            check(&emulator, 3, &case, room(2, k, 1024), 0.0);
+        }
+    }
+}
+
+#[test]
+fn rung_3_takes_rows_in_pieces_and_norms() {
+    let emulator = checked().next().unwrap();
+    let activation = SaeActivation::TopK { k: 3, relu: true };
+    // Room for 128 of 130 rows; a width past a stage.
+    let case = case::<bf16>((130, 40, 264), activation, InputNorm::LayerNorm { eps: 1e-5 }, true, false);
+    check(&emulator, 3, &case, room(129, 3, 264), slack(&case));
+}
+
 #[test]
 fn a_rung_that_is_not_there_serves_nothing() {
     let emulator = checked().next().unwrap();

@@ -60,6 +60,7 @@ pub const KERNELS: &[Source] = sources![
     "sae_decode/reverse_2_block_per_row.cu",
     "sae_encode/forward_1_thread_per_row.cu",
     "sae_encode/forward_2_mma_radix.cu",
+    "sae_encode/forward_3_fused_top_k.cu",
 ];
 
 /// The emulator's header for kernels, and its runtime.
