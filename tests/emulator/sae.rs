@@ -121,7 +121,7 @@ impl Truth {
     /// `more` are further tensors for the test, with their values.
     pub fn new<T: Storage>(case: &Case<T>, more: &[(&str, usize)]) -> Self {
         let (n, s) = (case.n, case.weights.latents);
-        let sae = X.sae(&case.weights);
+        let sae = X.sae(&case.weights).unwrap();
         let c = X.sae_slots(&sae, &case.edits);
         let (rows, code_shape, index_shape, pre_shape) = ([case.x.len()], [n, c], [n, c + 1], [n, s]);
         let mut specs: Vec<(&str, &[usize])> = vec![("x", &rows), ("pre", &pre_shape)];

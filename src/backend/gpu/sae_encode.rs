@@ -131,7 +131,8 @@ impl Forward {
         self.launch("_product", 2, storage, shape, args)
     }
 
-    /// How rung 3 cuts its work, if it serves these sizes: as many shares as fill the GPU and have room.
+    /// How rung 3 cuts its work, if it serves these sizes: as many shares as fill the GPU and have room. Where there is
+    /// room for few blocks only, rung 2 has more of them.
     fn lists(&self) -> Option<Lists> {
         let Sae { rule, .. } = self.sae;
         if !matches!(rule.activation, activation::TOP_K | activation::TOP_K_RELU) || rule.k > MOST_LISTED {
@@ -139,10 +140,13 @@ impl Forward {
         }
         let capacity = (2 * rule.k).clamp(64, 384) + TILE;
         let room = self.pre_rows * rule.latents * size_of::<f32>() / (capacity * size_of::<u64>() + size_of::<u32>());
-        let wanted = (BLOCKS / self.n.div_ceil(TILE).max(1)).min(rule.latents.div_ceil(TILE));
-        let splits = wanted.min(room / self.n.max(1)).clamp(1, MOST_SPLITS);
-        let rows = if room >= self.n { self.n } else { room / TILE * TILE };
-        (rows > 0).then_some(Lists { splits, capacity, rows })
+        let (n, tiles) = (self.n.max(1), rule.latents.div_ceil(TILE));
+        let wanted = BLOCKS.div_ceil(n.div_ceil(TILE)).min(tiles);
+        let splits = wanted.min(room / n).clamp(1, MOST_SPLITS);
+        let rows = if room >= n { n } else { room / TILE * TILE };
+        let blocks = rows.div_ceil(TILE) * splits;
+        let least = (BLOCKS / 8).min(n.div_ceil(TILE) * tiles / 4);
+        (rows > 0 && blocks >= least).then_some(Lists { splits, capacity, rows })
     }
 
     /// Candidates of a piece's rows, and their selection.
