@@ -34,6 +34,12 @@ DEV float warp_sum(float x) {
     return x;
 }
 
+DEV u32 warp_sum(u32 x) {
+#pragma unroll
+    for (u32 distance = WARP_SIZE / 2; distance > 0; distance /= 2) x += shuffle_xor(x, distance);
+    return x;
+}
+
 DEV float warp_max(float x) {
 #pragma unroll
     for (u32 distance = WARP_SIZE / 2; distance > 0; distance /= 2) x = fmaxf(x, shuffle_xor(x, distance));

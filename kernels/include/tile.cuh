@@ -58,13 +58,13 @@ DEV void copy_tile(u32 to, const T* from, int rows, int columns, int row0, int c
     }
 }
 
-// Calls finish(m, n, v) with 8 neighbouring results v of row m, from column n on, for each such run inside of C.
+// Makes the tile from row m0 and column n0 on. Calls finish(m, n, v) with 8 neighbouring results v of row m, from column n
+// on, for each such run inside of C. Before the next tile the block needs a barrier.
 template <bool B_IS_KN, class T, class Finish>
-DEV void product(const T* a, const T* b, int rows, int columns, int depth, Finish finish) {
+DEV void product_at(const T* a, const T* b, int rows, int columns, int depth, int m0, int n0, Finish finish) {
     DYNAMIC_SHARED(memory);
     const u32 shared = shared_address(memory);
     const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
-    const auto [m0, n0] = corner(rows, columns);
     const int warp_m = warp / (N / WARP_N) * WARP_M, warp_n = warp % (N / WARP_N) * WARP_N;
     const int steps = ceil_div(depth, K);
 
@@ -149,6 +149,13 @@ DEV void product(const T* a, const T* b, int rows, int columns, int depth, Finis
         }
         warp_barrier();
     }
+}
+
+// The block's own tile.
+template <bool B_IS_KN, class T, class Finish>
+DEV void product(const T* a, const T* b, int rows, int columns, int depth, Finish finish) {
+    const auto [m0, n0] = corner(rows, columns);
+    product_at<B_IS_KN>(a, b, rows, columns, depth, m0, n0, finish);
 }
 
 }  // namespace tile

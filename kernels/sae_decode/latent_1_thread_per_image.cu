@@ -1,4 +1,4 @@
-// sae_decode / latent_1_thread_per_image.cu                                                             rung 1 of 1
+// sae_decode / latent_1_thread_per_image.cu                                                             rung 1 of 2
 // out  score (B) f32: the sum of one latent's z over an image's tokens
 // in   the code's index (B T,C+1) u32, z (B T,C) f32
 // idea        the obvious loop: a thread looks for the latent in every row of its image

@@ -1,4 +1,4 @@
-// sae_decode / latent_reverse_1_thread_per_row.cu                                                       rung 1 of 1
+// sae_decode / latent_reverse_1_thread_per_row.cu                                                       rung 1 of 2
 // out  dx (N,D) T: the gradient of one latent's sum over the tokens
 // in   x (N,D) T; the code's index (N,C+1) u32, slope (N,C) f32; encoder (S,D) T        T = f32, f16 or bf16
 // idea        the obvious loops: a thread finds the latent in its row and sends its encoder row through the norm

@@ -1,4 +1,4 @@
-// sae_encode / forward_1_thread_per_row.cu                                                              rung 1 of 2
+// sae_encode / forward_1_thread_per_row.cu                                                              rung 1 of 3
 // out  the code of rows first.. first+rows of x: index (N,C+1) u32, z, edited, slope, edit_slope (N,C) f32
 //      pre (rows,S) f32: h
 // in   x (N,D) T, w (S,D) T, bias (S) f32; input_bias, mean (D), row_norms (S) f32 or null; the activation's parameters;

@@ -16,6 +16,9 @@ mod patch_embed;
 mod preprocess;
 mod rows;
 mod runtime;
+mod sae;
+mod sae_decode;
+mod sae_encode;
 
 use std::{path::Path, sync::LazyLock};
 

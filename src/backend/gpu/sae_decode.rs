@@ -14,6 +14,16 @@ fn threads(n: usize) -> Shape {
     Shape::line(n, THREADS as usize, THREADS)
 }
 
+/// Threads of a block of rung 2 at most: `sae::MOST_THREADS`.
+const MOST_THREADS: usize = 512;
+
+/// A block of rung 2 for each of `rows` rows, 16 bytes a thread; nothing when a row does not fit.
+fn blocks(storage: Storage, rows: usize, width: usize) -> Option<Shape> {
+    let threads = width.div_ceil(storage.run()).next_multiple_of(32);
+    let fits = width.is_multiple_of(storage.run()) && threads <= MOST_THREADS;
+    fits.then(|| Shape::line(rows, 1, threads as u32))
+}
+
 /// `y` (N,D) = `x` with the code put back.
 #[derive(Debug, Clone, Copy)]
 pub struct Forward {
@@ -95,15 +105,11 @@ pub struct LatentReverse {
 impl Ladder for Forward {
     const OPERATION: &'static str = "sae_decode";
     const DIRECTION: &'static str = "forward";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
         let Sae { rule, .. } = self.sae;
-        let shape = match rung {
-            1 => threads(self.n * rule.width),
-            _ => return None,
-        };
-        let args = vec![
+        let mut args = vec![
             Arg::Pointer(self.y),
             Arg::Pointer(self.x),
             Arg::Pointer(self.code.index),
@@ -118,24 +124,67 @@ impl Ladder for Forward {
             Arg::I32(splice_number(self.splice)),
             Arg::Pointer(self.mask.bytes),
             Arg::size(self.mask.tokens),
-            Arg::size(self.n),
-            Arg::size(self.code.slots),
-            Arg::size(rule.width),
         ];
+        let shape = match rung {
+            1 => {
+                args.push(Arg::size(self.n));
+                threads(self.n * rule.width)
+            }
+            2 => blocks(target.storage, self.n, rule.width)?,
+            _ => return None,
+        };
+        args.extend([self.code.slots, rule.width].map(Arg::size));
         Some(vec![self.launch("", rung, target.storage, shape, args)])
+    }
+}
+
+impl Reverse {
+    /// The arguments of rung 2's one kernel.
+    fn in_one(&self) -> Vec<Arg> {
+        let Sae { rule, .. } = self.sae;
+        let pointers = [
+            self.dx,
+            self.dz,
+            self.dy,
+            self.x,
+            self.code.index,
+            self.code.z,
+            self.code.edited,
+            self.code.slope,
+            self.code.edit_slope,
+            self.sae.encoder,
+            self.sae.decoder,
+            self.sae.decoder_bias,
+            self.sae.row_norms,
+        ];
+        let mut args: Vec<Arg> = pointers.into_iter().map(Arg::Pointer).collect();
+        args.extend([
+            Arg::I32(rule.norm),
+            Arg::F32(rule.norm_value),
+            Arg::I32(splice_number(self.splice)),
+            Arg::I32(through_number(self.through)),
+            Arg::Pointer(self.mask.bytes),
+        ]);
+        args.extend([self.mask.tokens, self.n, self.code.slots, rule.width].map(Arg::size));
+        args
     }
 }
 
 impl Ladder for Reverse {
     const OPERATION: &'static str = "sae_decode";
     const DIRECTION: &'static str = "reverse";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
+        let Sae { rule, .. } = self.sae;
+        if rung == 2 {
+            let row = (rule.width * target.storage.bytes()) as u32;
+            let shape = Shape { shared: row, ..blocks(target.storage, self.g, rule.width)? };
+            return Some(vec![self.launch("", 2, target.storage, shape, self.in_one())]);
+        }
         if rung != 1 {
             return None;
         }
-        let Sae { rule, .. } = self.sae;
         let sizes = [self.mask.tokens, self.n, self.g, self.code.slots, rule.width].map(Arg::size);
         let latents = [
             Arg::Pointer(self.dz),
@@ -177,30 +226,41 @@ impl Ladder for Reverse {
 impl Ladder for Latent {
     const OPERATION: &'static str = "sae_decode";
     const DIRECTION: &'static str = "latent";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, _target: Target) -> Option<Vec<Launch>> {
-        let args = vec![
+        let mut args = vec![
             Arg::Pointer(self.score),
             Arg::Pointer(self.code.index),
             Arg::Pointer(self.code.z),
             Arg::size(self.id),
-            Arg::size(self.batch),
-            Arg::size(self.tokens),
-            Arg::size(self.code.slots),
         ];
+        let shape = match rung {
+            1 => {
+                args.push(Arg::size(self.batch));
+                threads(self.batch)
+            }
+            2 => Shape::line(self.batch, 1, 256),
+            _ => return None,
+        };
+        args.extend([self.tokens, self.code.slots].map(Arg::size));
         // The code is f32 whatever the storage type is.
-        (rung == 1).then(|| vec![self.launch("", 1, Storage::F32, threads(self.batch), args)])
+        Some(vec![self.launch("", rung, Storage::F32, shape, args)])
     }
 }
 
 impl Ladder for LatentReverse {
     const OPERATION: &'static str = "sae_decode";
     const DIRECTION: &'static str = "latent_reverse";
-    const TOP: u32 = 1;
+    const TOP: u32 = 2;
 
     fn launches(&self, rung: u32, target: Target) -> Option<Vec<Launch>> {
         let Sae { rule, .. } = self.sae;
+        let shape = match rung {
+            1 => threads(self.n),
+            2 if rule.width.is_multiple_of(target.storage.run()) => Shape::line(self.n, 8, 256),
+            _ => return None,
+        };
         let args = vec![
             Arg::Pointer(self.dx),
             Arg::Pointer(self.x),
@@ -214,6 +274,6 @@ impl Ladder for LatentReverse {
             Arg::size(self.code.slots),
             Arg::size(rule.width),
         ];
-        (rung == 1).then(|| vec![self.launch("", 1, target.storage, threads(self.n), args)])
+        Some(vec![self.launch("", rung, target.storage, shape, args)])
     }
 }

@@ -66,6 +66,9 @@ pub const HEADERS: &[Source] = sources![
     "include/reduce.cuh",
     "include/rows.cuh",
     "include/sae.cuh",
+    "include/sae_rows.cuh",
+    "include/sae_select.cuh",
+    "include/scan.cuh",
     "include/tile.cuh",
     "include/tile_f32.cuh",
     "include/tma.cuh",
@@ -122,10 +125,16 @@ pub const KERNELS: &[Source] = sources![
     "rows/gather_1_thread_per_value.cu",
     "rows/gather_2_vector_per_thread.cu",
     "sae_decode/forward_1_thread_per_value.cu",
+    "sae_decode/forward_2_block_per_row.cu",
     "sae_decode/latent_1_thread_per_image.cu",
+    "sae_decode/latent_2_block_per_image.cu",
     "sae_decode/latent_reverse_1_thread_per_row.cu",
+    "sae_decode/latent_reverse_2_warp_per_row.cu",
     "sae_decode/reverse_1_thread_per_row.cu",
+    "sae_decode/reverse_2_block_per_row.cu",
     "sae_encode/forward_1_thread_per_row.cu",
+    "sae_encode/forward_2_mma_radix.cu",
+    "sae_encode/forward_3_fused_top_k.cu",
 ];
 
 /// The emulator's header for kernels, its runtime, and the stand-in driver.
