@@ -23,8 +23,6 @@ pub struct Options {
     pub kernels: Forced,
     /// Seed of random weights.
     pub seed: u64,
-    /// Rungs of GPU kernels that are to compute whatever others serve.
-    pub kernels: Forced,
 }
 
 /// An SAE and what is done with it.

@@ -21,14 +21,15 @@ use super::{
     jit::Source,
     launch::{Ladder, Launch, Pointer, Storage, Target},
     registry::Rungs,
+    tiles,
 };
 use crate::{Error, Result};
 
 /// Dynamic shared memory that a kernel may use without asking for more.
 const SHARED_BY_DEFAULT: u32 = 48 * 1024;
 
-/// Makes a module's image from its source.
-pub type Compile = Box<dyn Fn(&Source) -> Result<Vec<u8>> + Send + Sync>;
+/// Makes a module's image from its source, for a compute capability.
+pub type Compile = Box<dyn Fn(&Source, u32) -> Result<Vec<u8>> + Send + Sync>;
 
 /// What an open device needs beside its number.
 pub struct Setup {
@@ -38,7 +39,7 @@ pub struct Setup {
     pub storage: Storage,
     /// Which rungs run.
     pub rungs: Rungs,
-    /// Makes images for this device's compute capability.
+    /// Makes images.
     pub compile: Compile,
     /// What the device has to say after a failed launch; only the emulated one has.
     pub findings: fn() -> Option<String>,
@@ -205,8 +206,9 @@ impl Gpu {
             set.map_err(|error| self.failed(error))?;
             loaded.shared = launch.shape.shared;
         }
-        let mut values: Vec<[u8; 8]> = launch.args.iter().map(|arg| arg.bytes().0).collect();
-        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| value.as_mut_ptr().cast()).collect();
+        let encode = |map| tiles::encode(map).map_err(|error| self.failed(error));
+        let values: Vec<_> = launch.args.iter().map(|arg| arg.parameter(encode)).collect::<Result<_>>()?;
+        let mut pointers: Vec<*mut c_void> = values.iter().map(|value| value.as_ptr().cast_mut()).collect();
         let ([gx, gy, gz], [bx, by, bz]) = (launch.shape.grid, launch.shape.block);
         // SAFETY: the ladder that made the launch lists the kernel's parameters in its order and types (the emulator's tests
         // compare their sizes for every rung); the driver copies them before it returns.
@@ -228,7 +230,7 @@ impl Gpu {
         if let Some(module) = modules.get(source.name) {
             return Ok(module.clone());
         }
-        let image = (self.compile)(source)?;
+        let image = (self.compile)(source, self.target.architecture)?;
         let module = self.stream.context().load_module(Ptx::from_binary(image)).map_err(|error| self.failed(error))?;
         modules.insert(source.name, module.clone());
         Ok(module)

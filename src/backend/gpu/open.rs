@@ -5,10 +5,11 @@ use std::fs;
 use cudarc::driver::CudaContext;
 
 use super::{
+    architecture::Architecture,
     backend::GpuBackend,
     device::{Gpu, Setup},
     emulator::Settings,
-    jit::{self, HostCxx},
+    jit::{HostCxx, Nvrtc, Source, Wanted, cache_folder},
     launch::Storage,
     registry::{Forced, Rungs},
     stand_in,
@@ -32,18 +33,35 @@ pub fn cuda_devices() -> Result<usize> {
     }
 }
 
+/// GPU `number` of the NVIDIA driver.
+///
+/// # Errors
+/// [`Error::Device`] without a driver, without this GPU, or without the run-time compiler.
+pub fn open_cuda(number: usize, name: String, storage: Storage, forced: Forced) -> Result<GpuBackend> {
+    let count = cuda_devices()?;
+    if number >= count {
+        return Err(Error::Device { device: name, reason: format!("there are {count} GPUs, numbered from 0") });
+    }
+    let nvrtc = Nvrtc::find(&cache_folder()?)?;
+    let compile = move |source: &Source, architecture: u32| {
+        nvrtc.cubin(Wanted { source, architecture: Architecture::of(architecture), defines: &[] })?.image()
+    };
+    let setup = Setup { name, storage, rungs: Rungs::new(forced), compile: Box::new(compile), findings: || None };
+    Ok(GpuBackend::new(Gpu::open(number, setup)?))
+}
+
 /// The emulated GPU, behind the driver's interface.
 ///
 /// # Errors
 /// [`Error::Device`] without a C++ compiler, or when this process has a real driver already.
 pub fn open_emulated(settings: Settings, name: String, storage: Storage, forced: Forced) -> Result<GpuBackend> {
-    let cxx = HostCxx::find(&jit::cache_folder()?)?;
+    let cxx = HostCxx::find(&cache_folder()?)?;
     stand_in::load(&cxx, settings)?;
-    let compile = move |source: &jit::Source| {
+    let compile = move |source: &Source, _| {
         let path = cxx.kernels(source, settings.mode, &[])?;
         fs::read(&path).map_err(|error| Error::io(&path, error))
     };
     let (rungs, findings) = (Rungs::new(forced), stand_in::findings);
-    let gpu = Gpu::open(0, Setup { name, storage, rungs, compile: Box::new(compile), findings })?;
-    Ok(GpuBackend::new(gpu))
+    let setup = Setup { name, storage, rungs, compile: Box::new(compile), findings };
+    Ok(GpuBackend::new(Gpu::open(0, setup)?))
 }

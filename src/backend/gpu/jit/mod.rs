@@ -157,6 +157,7 @@ const EMULATOR: &[Source] = sources![
     "emulator/driver/memory.cpp",
     "emulator/driver/modules.cpp",
     "emulator/driver/streams.cpp",
+    "emulator/driver/tiles.cpp",
     "emulator/fibre.cpp",
     "emulator/fibre.h",
     "emulator/hooks.cpp",
