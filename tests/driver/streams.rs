@@ -109,10 +109,10 @@ fn the_null_stream_has_its_own_turn_but_orders_blocking_streams() {
         let status =
             unsafe { sys::cuMemcpyDtoHAsync_v2(out.as_mut_ptr().cast(), x.device_ptr(&null).0, bytes, blocking) };
         assert_eq!((status, &out), (CUresult::CUDA_SUCCESS, &vec![0.0; N]));
-        // SAFETY: as above; the source outlives the copy.
         let ones = vec![1.0f32; N];
-        let status =
-            unsafe { sys::cuMemcpyHtoDAsync_v2(x.device_ptr_mut(&null).0, ones.as_ptr().cast(), bytes, blocking) };
+        let target = x.device_ptr_mut(&null).0;
+        // SAFETY: as above; a plain source is read during the call.
+        let status = unsafe { sys::cuMemcpyHtoDAsync_v2(target, ones.as_ptr().cast(), bytes, blocking) };
         assert_eq!(status, CUresult::CUDA_SUCCESS);
         assert_eq!(null.clone_dtoh(&x).unwrap(), ones);
         // SAFETY: made above and not used again.
