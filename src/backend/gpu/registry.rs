@@ -54,24 +54,16 @@ impl Rung {
     fn read(source: &'static Source) -> Option<Self> {
         let (operation, file) = source.name.strip_prefix("kernels/")?.split_once('/')?;
         let stem = file.strip_suffix(".cu")?;
-        let at = stem.find(|c: char| c.is_ascii_digit())?;
-        let direction = stem.get(..at)?.strip_suffix('_')?;
-        let (number, idea) = stem.get(at..)?.split_once('_')?;
+        let is_number = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit());
+        let number = stem.split('_').find(is_number)?;
+        let (direction, idea) = stem.split_once(&format!("_{number}_"))?;
         let needs = card_field(source.text, "needs")?;
-        let types = source.text.lines().filter_map(|line| line.strip_prefix("ENTRY(")?.split([',', ')']).next());
-        let mut storages = Vec::new();
-        for name in types {
-            let storage = [Storage::F32, Storage::F16, Storage::Bf16].into_iter().find(|s| s.name() == name.trim())?;
-            if !storages.contains(&storage) {
-                storages.push(storage);
-            }
-        }
         Some(Rung {
             operation,
             direction,
             number: number.parse().ok()?,
             idea: idea.replace('_', " "),
-            storages,
+            storages: storages(source.text),
             needs: Needs::parse(&needs)?,
             source,
             hash: source.hash(),
@@ -88,6 +80,17 @@ impl Rung {
         let lines = self.source.text.lines().map_while(|line| line.strip_prefix("//"));
         lines.map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line).trim_end())).collect()
     }
+}
+
+/// The storage types that a kernel file has entries for: what its `ENTRY(T)` lines name, and how entries written out end.
+fn storages(text: &str) -> Vec<Storage> {
+    fn name(line: &str) -> Option<&str> {
+        let given = ["ENTRY(", "ENTRIES("].into_iter().find_map(|start| line.strip_prefix(start));
+        let written = || Some(line.strip_prefix("REGISTER_KERNEL(")?.rsplit_once("__")?.1);
+        given.or_else(written)?.split([',', ')']).next()
+    }
+    let names: Vec<&str> = text.lines().filter_map(name).collect();
+    [Storage::F32, Storage::F16, Storage::Bf16].into_iter().filter(|storage| names.contains(&storage.name())).collect()
 }
 
 /// A field of a kernel's card, its lines joined.
@@ -224,9 +227,9 @@ mod tests {
         }
         for rung in &rungs {
             let name = rung.source.name;
-            assert!(!rung.storages.is_empty(), "{name}: no ENTRY line");
-            assert!(rung.source.text.contains(&format!("__{}__##", rung.number)), "{name}: entries of another rung");
-            for field in CARD_FIELDS {
+            assert!(!rung.storages.is_empty(), "{name}: no entries");
+            assert!(rung.source.text.contains(&format!("__{}__", rung.number)), "{name}: entries of another rung");
+            for field in ["out", "idea", "needs", "bytes/flops", "predicted", "measured", "checked by"] {
                 assert!(
                     card_field(rung.source.text, field).is_some_and(|text| !text.is_empty()),
                     "{name}: no `{field}`"
@@ -244,6 +247,13 @@ mod tests {
         assert_eq!(card_field(CARD, "in").unwrap(), "x, more of x");
         assert_eq!(card_field(CARD, "needs").unwrap(), "sm_80+");
         assert_eq!(card_field(CARD, "measured"), None);
+    }
+
+    #[test]
+    fn types_are_those_of_the_entries() {
+        assert_eq!(storages("ENTRY(f16)\nENTRIES(f32)\n"), [Storage::F32, Storage::F16]);
+        assert_eq!(storages("#define ENTRY(T)\nENTRY(bf16, 64)\n"), [Storage::Bf16]);
+        assert_eq!(storages("REGISTER_KERNEL(rows_fill__1__f32)\n    REGISTER_KERNEL(a__1__##T)"), [Storage::F32]);
     }
 
     #[test]
