@@ -1,6 +1,10 @@
 //! The rungs that there are, read from the kernels' files, and which of them serves.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+    sync::{Mutex, PoisonError},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -167,18 +171,19 @@ impl FromIterator<Force> for Forced {
     }
 }
 
-/// Chooses rungs.
+/// Chooses rungs, and remembers which.
 #[derive(Debug)]
 pub struct Rungs {
     needs: BTreeMap<(&'static str, &'static str, u32), Needs>,
     forced: Forced,
+    used: Mutex<BTreeSet<(&'static str, &'static str, u32)>>,
 }
 
 impl Rungs {
     /// All rungs, some ladders bound to one of theirs.
     pub fn new(forced: Forced) -> Self {
         let needs = all().iter().map(|rung| ((rung.operation, rung.direction, rung.number), rung.needs)).collect();
-        Rungs { needs, forced }
+        Rungs { needs, forced, used: Mutex::default() }
     }
 
     /// The launches of the forced rung, or of the highest that serves these sizes and this target.
@@ -193,7 +198,7 @@ impl Rungs {
         };
         let name = format!("{}_{}", L::OPERATION, L::DIRECTION);
         let storage = target.storage.name();
-        match self.forced.0.get(&name) {
+        let launches = match self.forced.0.get(&name) {
             Some(&rung) => launches(rung).ok_or_else(|| {
                 Error::usage(format!(
                     "--kernel {name}={rung}: this rung does not serve these sizes in {storage} on {architecture}"
@@ -203,14 +208,21 @@ impl Rungs {
                 device: "gpu".into(),
                 reason: format!("no rung of {name} serves these sizes in {storage} on {architecture}"),
             }),
-        }
+        }?;
+        let picked = launches.iter().map(|launch| (launch.operation, launch.direction, launch.rung));
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).extend(picked);
+        Ok(launches)
+    }
+
+    /// The rungs that were picked so far, as `--kernel` names them.
+    pub fn used(&self) -> Vec<String> {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.iter().map(|(operation, direction, rung)| format!("{operation}_{direction}={rung}")).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::backend::gpu::gemm;
 
@@ -300,6 +312,7 @@ mod tests {
         let picked = |rungs: &Rungs, k, target| rungs.pick(&product(k), target).map(|launches| launches[0].rung);
         let free = rungs(&[]);
         assert_eq!(picked(&free, 8, target(Storage::Bf16, 80)).unwrap(), 2);
+        assert_eq!(free.used(), ["gemm_forward=2"]);
         assert_eq!(picked(&free, 7, target(Storage::Bf16, 80)).unwrap(), 1);
         assert_eq!(picked(&free, 8, target(Storage::Bf16, 75)).unwrap(), 1, "the card says sm_80+");
         assert_eq!(picked(&rungs(&["gemm_forward=1"]), 8, target(Storage::Bf16, 80)).unwrap(), 1);
