@@ -87,7 +87,8 @@ done
 while read -r line; do
     rung=$(field operation "$line")_$(field direction "$line")=$(field rung "$line")
     proven=yes
-    for type in $(sed -E 's/.*"types":\[([^]]*)\].*/\1/; s/[",]+/ /g' <<<"$line"); do
+    read -ra rung_types < <(sed -E 's/.*"types":\[([^]]*)\].*/\1/; s/[",]+/ /g' <<<"$line")
+    for type in "${rung_types[@]}"; do
         if [[ " $types " != *" $type "* ]]; then
             proven=no
             continue
