@@ -22,7 +22,17 @@ fn the_doctor_says_which_device_and_why() {
     let done = vitscope(folder.path(), &["doctor", "--json"]).code(0);
     let told = &json_lines(&stdout(&done))[0];
     assert_eq!((&told["device_asked"], &told["device_used"]), (&"auto".into(), &"cpu".into()));
-    for field in ["why", "processor", "memory", "cuda_driver", "hugging_face_cache", "threads"] {
+    for field in [
+        "why",
+        "processor",
+        "memory",
+        "cuda_driver",
+        "nvrtc",
+        "c++_compiler",
+        "nvdisasm",
+        "kernel_cache",
+        "hugging_face_cache",
+    ] {
         assert!(told[field].is_string(), "{field}: {told}");
     }
     assert!(stdout(&vitscope(folder.path(), &["doctor"]).code(0)).contains("device used"));
@@ -34,7 +44,7 @@ fn every_shell_gets_a_script_and_every_command_has_help() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         assert!(stdout(&vitscope(folder.path(), &["completions", shell]).code(0)).contains("heatmap"));
     }
-    for command in ["heatmap", "features", "sweep", "sae", "inspect", "doctor", "completions"] {
+    for command in ["heatmap", "features", "sweep", "sae", "inspect", "kernels", "doctor", "completions"] {
         assert!(stdout(&vitscope(folder.path(), &[command, "--help"]).code(0)).contains("Usage: vitscope"));
     }
     assert!(stdout(&vitscope(folder.path(), &["--version"]).code(0)).starts_with("vitscope "));
@@ -47,4 +57,27 @@ fn details_come_with_v() {
     for part in ["f32 on cpu (auto: ", "of arena predicted", "peak memory", "images per second"] {
         assert!(said.contains(part), "{part}: {said}");
     }
+}
+
+#[test]
+fn kernels_are_listed_from_their_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = json_lines(&stdout(&vitscope(folder.path(), &["kernels", "list", "--json"]).code(0)));
+    let rung = told.iter().find(|line| line["source"] == "kernels/gemm/forward_2_mma_stages.cu").unwrap();
+    assert_eq!((&rung["operation"], &rung["direction"], &rung["rung"]), (&"gemm".into(), &"forward".into(), &2.into()));
+    assert_eq!((&rung["needs"], &rung["idea"]), (&"sm_80+".into(), &"mma stages".into()));
+    assert_eq!(rung["hash"].as_str().unwrap().len(), 32);
+    let text = stdout(&vitscope(folder.path(), &["kernels", "list"]).code(0));
+    assert_eq!(text.lines().count(), told.len() + 1);
+    assert!(stdout(&vitscope(folder.path(), &["kernels", "list", "--card"]).code(0)).contains("bytes/flops per tile"));
+}
+
+#[test]
+fn a_compiler_that_is_not_there_is_named_with_what_to_install() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_vitscope"));
+    let done = command.args(["kernels", "check"]).env("VITSCOPE_NVRTC", folder.path()).assert().code(4);
+    let said = stderr(&done);
+    assert!(said.contains("VITSCOPE_NVRTC: no libnvrtc.so.13"), "{said}");
+    assert!(said.contains("pip install nvidia-cuda-nvrtc"), "{said}");
 }

@@ -1,6 +1,10 @@
 //! The rungs that there are, read from the kernels' files, and which of them serves.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+    sync::{Mutex, PoisonError},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,24 +58,16 @@ impl Rung {
     fn read(source: &'static Source) -> Option<Self> {
         let (operation, file) = source.name.strip_prefix("kernels/")?.split_once('/')?;
         let stem = file.strip_suffix(".cu")?;
-        let at = stem.find(|c: char| c.is_ascii_digit())?;
-        let direction = stem.get(..at)?.strip_suffix('_')?;
-        let (number, idea) = stem.get(at..)?.split_once('_')?;
+        let is_number = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit());
+        let number = stem.split('_').find(is_number)?;
+        let (direction, idea) = stem.split_once(&format!("_{number}_"))?;
         let needs = card_field(source.text, "needs")?;
-        let types = source.text.lines().filter_map(|line| line.strip_prefix("ENTRY(")?.split([',', ')']).next());
-        let mut storages = Vec::new();
-        for name in types {
-            let storage = [Storage::F32, Storage::F16, Storage::Bf16].into_iter().find(|s| s.name() == name.trim())?;
-            if !storages.contains(&storage) {
-                storages.push(storage);
-            }
-        }
         Some(Rung {
             operation,
             direction,
             number: number.parse().ok()?,
             idea: idea.replace('_', " "),
-            storages,
+            storages: storages(source.text),
             needs: Needs::parse(&needs)?,
             source,
             hash: source.hash(),
@@ -88,6 +84,17 @@ impl Rung {
         let lines = self.source.text.lines().map_while(|line| line.strip_prefix("//"));
         lines.map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line).trim_end())).collect()
     }
+}
+
+/// The storage types that a kernel file has entries for: what its `ENTRY(T)` lines name, and how entries written out end.
+fn storages(text: &str) -> Vec<Storage> {
+    fn name(line: &str) -> Option<&str> {
+        let given = ["ENTRY(", "ENTRIES("].into_iter().find_map(|start| line.strip_prefix(start));
+        let written = || Some(line.strip_prefix("REGISTER_KERNEL(")?.rsplit_once("__")?.1);
+        given.or_else(written)?.split([',', ')']).next()
+    }
+    let names: Vec<&str> = text.lines().filter_map(name).collect();
+    [Storage::F32, Storage::F16, Storage::Bf16].into_iter().filter(|storage| names.contains(&storage.name())).collect()
 }
 
 /// A field of a kernel's card, its lines joined.
@@ -164,18 +171,19 @@ impl FromIterator<Force> for Forced {
     }
 }
 
-/// Chooses rungs.
+/// Chooses rungs, and remembers which.
 #[derive(Debug)]
 pub struct Rungs {
     needs: BTreeMap<(&'static str, &'static str, u32), Needs>,
     forced: Forced,
+    used: Mutex<BTreeSet<(&'static str, &'static str, u32)>>,
 }
 
 impl Rungs {
     /// All rungs, some ladders bound to one of theirs.
     pub fn new(forced: Forced) -> Self {
         let needs = all().iter().map(|rung| ((rung.operation, rung.direction, rung.number), rung.needs)).collect();
-        Rungs { needs, forced }
+        Rungs { needs, forced, used: Mutex::default() }
     }
 
     /// The launches of the forced rung, or of the highest that serves these sizes and this target.
@@ -190,7 +198,7 @@ impl Rungs {
         };
         let name = format!("{}_{}", L::OPERATION, L::DIRECTION);
         let storage = target.storage.name();
-        match self.forced.0.get(&name) {
+        let launches = match self.forced.0.get(&name) {
             Some(&rung) => launches(rung).ok_or_else(|| {
                 Error::usage(format!(
                     "--kernel {name}={rung}: this rung does not serve these sizes in {storage} on {architecture}"
@@ -200,14 +208,21 @@ impl Rungs {
                 device: "gpu".into(),
                 reason: format!("no rung of {name} serves these sizes in {storage} on {architecture}"),
             }),
-        }
+        }?;
+        let picked = launches.iter().map(|launch| (launch.operation, launch.direction, launch.rung));
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).extend(picked);
+        Ok(launches)
+    }
+
+    /// The rungs that were picked so far, as `--kernel` names them.
+    pub fn used(&self) -> Vec<String> {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.iter().map(|(operation, direction, rung)| format!("{operation}_{direction}={rung}")).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::backend::gpu::gemm;
 
@@ -224,9 +239,9 @@ mod tests {
         }
         for rung in &rungs {
             let name = rung.source.name;
-            assert!(!rung.storages.is_empty(), "{name}: no ENTRY line");
-            assert!(rung.source.text.contains(&format!("__{}__##", rung.number)), "{name}: entries of another rung");
-            for field in CARD_FIELDS {
+            assert!(!rung.storages.is_empty(), "{name}: no entries");
+            assert!(rung.source.text.contains(&format!("__{}__", rung.number)), "{name}: entries of another rung");
+            for field in ["out", "idea", "needs", "bytes/flops", "predicted", "measured", "checked by"] {
                 assert!(
                     card_field(rung.source.text, field).is_some_and(|text| !text.is_empty()),
                     "{name}: no `{field}`"
@@ -244,6 +259,13 @@ mod tests {
         assert_eq!(card_field(CARD, "in").unwrap(), "x, more of x");
         assert_eq!(card_field(CARD, "needs").unwrap(), "sm_80+");
         assert_eq!(card_field(CARD, "measured"), None);
+    }
+
+    #[test]
+    fn types_are_those_of_the_entries() {
+        assert_eq!(storages("ENTRY(f16)\nENTRIES(f32)\n"), [Storage::F32, Storage::F16]);
+        assert_eq!(storages("#define ENTRY(T)\nENTRY(bf16, 64)\n"), [Storage::Bf16]);
+        assert_eq!(storages("REGISTER_KERNEL(rows_fill__1__f32)\n    REGISTER_KERNEL(a__1__##T)"), [Storage::F32]);
     }
 
     #[test]
@@ -290,6 +312,7 @@ mod tests {
         let picked = |rungs: &Rungs, k, target| rungs.pick(&product(k), target).map(|launches| launches[0].rung);
         let free = rungs(&[]);
         assert_eq!(picked(&free, 8, target(Storage::Bf16, 80)).unwrap(), 2);
+        assert_eq!(free.used(), ["gemm_forward=2"]);
         assert_eq!(picked(&free, 7, target(Storage::Bf16, 80)).unwrap(), 1);
         assert_eq!(picked(&free, 8, target(Storage::Bf16, 75)).unwrap(), 1, "the card says sm_80+");
         assert_eq!(picked(&rungs(&["gemm_forward=1"]), 8, target(Storage::Bf16, 80)).unwrap(), 1);

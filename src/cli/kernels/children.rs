@@ -97,7 +97,7 @@ pub fn compile(
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..processes).map(|_| scope.spawn(work)).collect();
         let crashed = || Err(io::Error::other("a thread that waits for a compiler panicked"));
-        workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| crashed())).collect()
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| crashed()))
     })
 }
 

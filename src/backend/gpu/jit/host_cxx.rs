@@ -150,7 +150,7 @@ impl HostCxx {
 fn version(compiler: &Path) -> Option<String> {
     let output = Command::new(compiler).arg("--version").env("LC_ALL", "C").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    output.status.success().then(|| format!("{} {}", compiler.display(), text.lines().next().unwrap_or_default()))
+    output.status.success().then(|| format!("{}: {}", compiler.display(), text.lines().next().unwrap_or_default()))
 }
 
 /// Instructions that this processor has and that make the emulator faster.

@@ -1,10 +1,12 @@
 //! NVRTC: kernel sources to cubins, kept on disk. Never PTX: a driver older than the compiler would not take it.
 
 use std::{
+    error::Error as _,
     ffi::{CStr, CString, c_char, c_int, c_uint, c_void},
     fs,
     path::{Path, PathBuf},
     ptr,
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use libloading::Library;
@@ -133,7 +135,7 @@ impl Nvrtc {
             match Self::open(&path, cache) {
                 Ok(nvrtc) => return Ok(nvrtc),
                 // That the loader knows no such name is the usual case.
-                Err(error) if path.components().count() > 1 => refused.push(error.to_string()),
+                Err(error) if path.components().count() > 1 => refused.push(error),
                 Err(_) => {}
             }
         }
@@ -142,7 +144,18 @@ impl Nvrtc {
     }
 
     /// Loads the library at a path, or of a name that the system's loader knows.
-    fn open(path: &Path, cache: &Path) -> Result<Self, libloading::Error> {
+    ///
+    /// # Errors
+    /// What the loader said.
+    fn open(path: &Path, cache: &Path) -> Result<Self, String> {
+        Self::load(path, cache).map_err(|error| match error.source() {
+            // The error's own text does not say why.
+            Some(why) => why.to_string(),
+            None => error.to_string(),
+        })
+    }
+
+    fn load(path: &Path, cache: &Path) -> Result<Self, libloading::Error> {
         let is_file = path.components().count() > 1;
         // It loads its other half by name, which succeeds when that is loaded already.
         for half in path.parent().filter(|_| is_file).into_iter().flat_map(builtins) {
@@ -215,10 +228,10 @@ impl Nvrtc {
     /// # Errors
     /// As [`Nvrtc::cubin`].
     pub fn cubins(&self, wanted: &[Wanted], progress: &(dyn Fn(usize) + Sync)) -> Result<Vec<Cubin>> {
-        let done = std::sync::atomic::AtomicUsize::new(0);
+        let done = AtomicUsize::new(0);
         let compile = |&wanted: &Wanted| {
             let cubin = self.cubin(wanted);
-            progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1);
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
             cubin
         };
         wanted.par_iter().map(compile).collect()
@@ -345,6 +358,6 @@ mod tests {
         let path = folder.path().join("libnvrtc.so.13");
         fs::write(&path, "text").unwrap();
         let error = Nvrtc::open(&path, folder.path()).err().unwrap();
-        assert!(error.to_string().contains("libnvrtc.so.13"), "{error}");
+        assert!(error.contains("libnvrtc.so.13"), "{error}");
     }
 }
