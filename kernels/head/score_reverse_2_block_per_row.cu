@@ -85,7 +85,7 @@ DEV void score_reverse(T* dembed, const T* embed, const float* cos, const float*
 }
 
 #define ENTRY(T)                                                                                                       \
-    KERNEL void __launch_bounds__(THREADS)                                                                             \
+    KERNEL void __launch_bounds__(THREADS, 4)                                                                             \
         head_score_reverse__2__##T(T* dembed, const T* embed, const float* cos, const float* texts, int kind,          \
                                    float scale, int first, int B, int Q, int E, int) {                                 \
         score_reverse(dembed, embed, cos, texts, kind, scale, first, B, Q, E);                                         \

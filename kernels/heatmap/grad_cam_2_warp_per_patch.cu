@@ -38,7 +38,7 @@ template <class T> DEV void grad_cam(float* map, const T* dx, const T* x, int B,
 }
 
 #define ENTRY(T)                                                                                                       \
-    KERNEL void __launch_bounds__(THREADS)                                                                             \
+    KERNEL void __launch_bounds__(THREADS, 4)                                                                             \
         heatmap_grad_cam__2__##T(float* map, const T* dx, const T* x, int B, int tokens, int D) {                      \
         grad_cam(map, dx, x, B, tokens, D);                                                                            \
     }                                                                                                                  \

@@ -68,7 +68,7 @@ DEV void grad_eclip(float* map, const T* d_o, const T* qkv, int B, int tokens, i
 }
 
 #define ENTRY(T)                                                                                                       \
-    KERNEL void __launch_bounds__(THREADS)                                                                             \
+    KERNEL void __launch_bounds__(THREADS, 2)                                                                             \
         heatmap_grad_eclip__2__##T(float* map, const T* d_o, const T* qkv, int B, int tokens, int queries, int D) {    \
         grad_eclip(map, d_o, qkv, B, tokens, queries, D);                                                              \
     }                                                                                                                  \
