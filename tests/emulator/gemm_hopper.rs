@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 use vitscope::backend::gpu::{
-    emulator::{Buffer, Emulator, Settings},
+    emulator::{Emulator, Settings},
     gemm::{Forward, Reverse},
     launch::{Ladder, Storage as Type, Target},
 };
@@ -17,29 +17,21 @@ fn quarters<T: Storage>(n: usize, salt: usize) -> Vec<T> {
     (0..n).map(|i| T::of(((i * i / 7 + i * 5 + salt) % 9) as f64 / 4.0 - 1.0)).collect()
 }
 
-/// The bits of what each rung writes to a buffer of `n` values.
-fn same<T: Storage, L: Ladder>(what: &str, emulator: &Emulator, n: usize, ladder: impl Fn(&Buffer<T>) -> L) {
-    let results = [1, 3].map(|rung| {
-        let out = emulator.unwritten::<T>(n).unwrap();
-        run(emulator, &ladder(&out), rung, T::STORAGE).unwrap();
-        out.download().unwrap()
-    });
-    for (i, (one, three)) in results[0].iter().zip(&results[1]).enumerate() {
-        let [one, three] = [one, three].map(|value| value.wide());
-        assert_eq!(one, three, "{what} {} value {i}", T::NAME);
-    }
-}
-
-fn check<T: Storage>(emulator: &Emulator, (m, n, k): (usize, usize, usize), activation: i32) {
-    let what = format!("{m} x {n} x {k} activation {activation}");
-    let (x, w) = (quarters::<T>(m * k, 1), quarters::<T>(n * k, 2));
+/// y, u and dx of a rung.
+fn results<T: Storage>(
+    emulator: &Emulator,
+    rung: u32,
+    (m, n, k): (usize, usize, usize),
+    activation: i32,
+) -> [Vec<T>; 3] {
     let (bias, stride) = (quarters::<f32>(n, 3), n + 8);
-    let residual = quarters::<T>(m * stride, 4);
-    let [x, w, residual] = [x, w, residual].map(|values| emulator.upload(&values).unwrap());
-    let (bias, other) = (emulator.upload(&bias).unwrap(), emulator.unwritten::<T>(m * n).unwrap());
-    let forward = |y: u64, u: u64| Forward {
-        y,
-        u,
+    let [x, w, residual] = [(m * k, 1), (n * k, 2), (m * stride, 4)]
+        .map(|(values, salt)| emulator.upload(&quarters::<T>(values, salt)).unwrap());
+    let [y, u, dx] = [(); 3].map(|()| emulator.unwritten::<T>(m * n).unwrap());
+    let bias = emulator.upload(&bias).unwrap();
+    let forward = Forward {
+        y: y.address(),
+        u: if activation == 2 { NULL } else { u.address() },
         x: x.address(),
         w: w.address(),
         bias: if activation == 1 { NULL } else { bias.address() },
@@ -50,42 +42,50 @@ fn check<T: Storage>(emulator: &Emulator, (m, n, k): (usize, usize, usize), acti
         n,
         k,
     };
-    same::<T, _>(&format!("y of {what}"), emulator, m * n, |y| forward(y.address(), NULL));
-    same::<T, _>(&format!("u of {what}"), emulator, m * n, |u| forward(other.address(), u.address()));
-    let rows = m.div_ceil(2);
-    let u = if activation == 0 { NULL } else { residual.address() };
-    // The forward's weight has as many values as one of (K,N).
-    let (dy, w) = (x.address(), w.address());
-    same::<T, _>(&format!("dx of {what}"), emulator, m * n, |dx| Reverse {
+    // The forward's weight has as many values as one of (K,N), and the residual more than u.
+    let reverse = Reverse {
         dx: dx.address(),
-        dy,
-        w,
-        u,
-        rows,
+        dy: x.address(),
+        w: w.address(),
+        u: if activation == 0 { NULL } else { residual.address() },
+        rows: m.div_ceil(2),
         activation,
         m,
         n,
         k,
-    });
+    };
+    run(emulator, &forward, rung, T::STORAGE).unwrap();
+    run(emulator, &reverse, rung, T::STORAGE).unwrap();
+    [y, u, dx].map(|values| values.download().unwrap())
+}
+
+fn check<T: Storage>(emulators: &[Emulator], size: (usize, usize, usize), activation: i32) {
+    let reference = Emulator::new(&CXX, Settings::fast()).unwrap();
+    let expected = results::<T>(&reference, 1, size, activation);
+    for emulator in emulators {
+        let found = results::<T>(emulator, 3, size, activation);
+        for ((name, expected), found) in ["y", "u", "dx"].iter().zip(&expected).zip(&found) {
+            let bits = |values| bytemuck::cast_slice::<T, u16>(values).to_vec();
+            let at = bits(expected).iter().zip(&bits(found)).position(|(a, b)| a != b);
+            assert_eq!(at, None, "{name} of {size:?} activation {activation} in {}", T::NAME);
+        }
+    }
 }
 
 /// One tile and several either way, more steps of k than stages, and every tail.
 #[test]
 fn rung_3_gives_the_bits_of_rung_1() {
-    let shapes = [(1, 8, 8), (17, 264, 72), (129, 64, 200), (70, 24, 456)];
-    for emulator in checked() {
-        for (shape, activation) in shapes.into_iter().zip(0..) {
-            check::<f16>(&emulator, shape, activation);
-            check::<bf16>(&emulator, shape, activation);
-        }
+    let emulators: Vec<_> = checked().collect();
+    for (size, activation) in [(1, 8, 8), (17, 264, 72), (129, 64, 200), (70, 24, 456)].into_iter().zip(0..) {
+        check::<f16>(&emulators, size, activation);
+        check::<bf16>(&emulators, size, activation);
     }
 }
 
 /// More row tiles than a group has: a full one and the rest, over two tiles of the weight.
 #[test]
 fn rung_3_goes_over_all_groups_of_tiles() {
-    let emulator = Emulator::new(&CXX, Settings::fast()).unwrap();
-    check::<bf16>(&emulator, (128 * 17 + 5, 264, 8), 0);
+    check::<bf16>(&[Emulator::new(&CXX, Settings::fast()).unwrap()], (128 * 17 + 5, 264, 8), 0);
 }
 
 #[test]
