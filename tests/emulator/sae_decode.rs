@@ -14,29 +14,116 @@ use crate::{
     checked,
     numbers::{Storage, assert_close, f32_steps, random},
     run,
-    sae::{Case, OnDevice, Truth, X, case, edits, norms},
+    sae::{Case, OnDevice, Truth, Values, X, case, edits, norms},
 };
 
-fn largest(values: impl IntoIterator<Item = f64>) -> f64 {
-    values.into_iter().fold(0.0, |most, v| most.max(v.abs()))
+/// What a row's results are sums of: the same formulas over absolute values. A sum in f32 is off by no more than this
+/// times the bound for its number of steps, whatever cancels.
+struct Magnitudes<'a, T> {
+    case: &'a Case<T>,
+    values: &'a Values,
+    slots: usize,
+    row_norms: Vec<f64>,
 }
 
-/// The least divisor and the largest scale of a case's rows.
-fn scales<T: Storage>(case: &Case<T>) -> (f64, f64) {
-    let d = case.weights.width as f64;
-    let of_row = |row: &[T]| {
-        let mean = row.iter().map(|x| x.wide()).sum::<f64>() / d;
-        match case.weights.norm {
-            InputNorm::None => 1.0,
-            InputNorm::Fixed { scale, .. } => scale.into(),
-            InputNorm::LayerNorm { .. } => {
-                (row.iter().map(|x| (x.wide() - mean).powi(2)).sum::<f64>() / (d - 1.0)).sqrt()
+/// A row's norm.
+struct Normed {
+    shift: f64,
+    scale: f64,
+    divisor: f64,
+}
+
+impl<T: Storage> Magnitudes<'_, T> {
+    fn normed(&self, x: &[T]) -> Normed {
+        let d = x.len() as f64;
+        let root = |shift: f64, d: f64| (x.iter().map(|x| (x.wide() - shift).powi(2)).sum::<f64>() / d).sqrt();
+        match self.case.weights.norm {
+            InputNorm::None => Normed { shift: 0.0, scale: 1.0, divisor: 1.0 },
+            InputNorm::Fixed { scale, .. } => Normed { shift: 0.0, scale: scale.into(), divisor: scale.into() },
+            InputNorm::LayerNorm { eps } => {
+                let shift = x.iter().map(|x| x.wide()).sum::<f64>() / d;
+                let std = root(shift, d - 1.0);
+                Normed { shift, scale: std, divisor: std + eps }
             }
-            InputNorm::UnitNorm => (row.iter().map(|x| x.wide().powi(2)).sum::<f64>() / d).sqrt(),
+            InputNorm::UnitNorm => Normed { shift: 0.0, scale: root(0.0, d), divisor: root(0.0, d) },
         }
-    };
-    let rows: Vec<f64> = case.x.chunks(case.weights.width).map(of_row).collect();
-    (rows.iter().copied().fold(f64::INFINITY, f64::min), largest(rows))
+    }
+
+    fn x(&self, n: usize) -> &[T] {
+        &self.case.x[n * self.case.weights.width..][..self.case.weights.width]
+    }
+
+    /// A latent's row of the encoder or decoder, without signs.
+    fn row<'b>(&self, matrix: &'b [f32], latent: u32) -> impl Iterator<Item = f64> + 'b {
+        let d = self.case.weights.width;
+        matrix[latent as usize * d..][..d].iter().map(|w| f64::from(w.abs()))
+    }
+
+    /// The slots of a row: the latent, and what `of` makes of z, edited, slope and edit_slope there, without its sign.
+    fn each(&self, n: usize, of: impl Fn([f64; 4]) -> f64) -> Vec<(u32, f64)> {
+        let at = |slot: usize| self.values.slots.each_ref().map(|values| values[n * self.slots + slot]);
+        self.values.index[n].iter().enumerate().map(|(slot, &latent)| (latent, of(at(slot)).abs())).collect()
+    }
+
+    /// y (D) of row `n`.
+    fn y(&self, n: usize) -> Vec<f64> {
+        let Normed { shift, scale, .. } = self.normed(self.x(n));
+        let bias = self.case.weights.decoder_bias.iter();
+        // A mean of the norm is 2 at most.
+        let mut y: Vec<f64> = bias.map(|b| f64::from(b.abs()) * scale + 2.0 + shift.abs()).collect();
+        y.iter_mut().zip(self.x(n)).for_each(|(y, x)| *y += x.wide().abs());
+        for (latent, value) in self.each(n, |[z, edited, ..]| z.abs() + edited.abs()) {
+            let weight = value / self.row_norms[latent as usize] * scale;
+            y.iter_mut().zip(self.row(&self.case.weights.decoder, latent)).for_each(|(y, w)| *y += weight * w);
+        }
+        y
+    }
+
+    /// dz of row `n`'s slots for the gradient `dy` (D).
+    fn dz(&self, n: usize, dy: &[T]) -> Vec<f64> {
+        let scale = self.normed(self.x(n)).scale;
+        let dot = |latent| {
+            self.row(&self.case.weights.decoder, latent).zip(dy).map(|(w, dy)| w * dy.wide().abs()).sum::<f64>()
+        };
+        self.values.index[n].iter().map(|&latent| dot(latent) / self.row_norms[latent as usize] * scale).collect()
+    }
+
+    /// dx (D) of row `n` through the norm's reverse, for du = sum of weight times encoder row, and dscale.
+    fn through_norm(&self, n: usize, weights: &[(u32, f64)], dscale: f64) -> Vec<f64> {
+        let (x, d) = (self.x(n), self.case.weights.width as f64);
+        let Normed { shift, scale, divisor } = self.normed(x);
+        let mut du = vec![0.0; x.len()];
+        for &(latent, weight) in weights {
+            du.iter_mut().zip(self.row(&self.case.weights.encoder, latent)).for_each(|(du, w)| *du += weight * w);
+        }
+        let from_shift: Vec<f64> = x.iter().map(|x| x.wide().abs() + shift.abs()).collect();
+        let along: f64 = du.iter().zip(&from_shift).map(|(du, x)| du * x).sum();
+        let (mean, pull) = match self.case.weights.norm {
+            InputNorm::None | InputNorm::Fixed { .. } => (0.0, 0.0),
+            InputNorm::LayerNorm { .. } => {
+                (du.iter().sum::<f64>() / d, (dscale / scale + along / divisor.powi(2)) / ((d - 1.0) * scale))
+            }
+            InputNorm::UnitNorm => (0.0, (dscale + along / scale) / (scale.powi(2) * d)),
+        };
+        du.iter().zip(&from_shift).map(|(du, x)| (du + mean) / divisor + pull * x).collect()
+    }
+
+    /// dx (D) of row `n` for the gradient `dy` (D).
+    fn dx(&self, n: usize, dy: &[T], has_error: bool) -> Vec<f64> {
+        let dz = self.dz(n, dy);
+        let own = f64::from(has_error);
+        let weights: Vec<(u32, f64)> = self.each(n, |[.., slope, edit_slope]| (edit_slope.abs() + own) * slope);
+        let weights: Vec<(u32, f64)> = weights.iter().zip(&dz).map(|(&(latent, w), dz)| (latent, w * dz)).collect();
+        let values = self.each(n, |[z, edited, ..]| edited.abs() + own * z.abs());
+        let total: f64 = dy.iter().map(|dy| dy.wide().abs()).sum();
+        // No entry of the decoder's bias exceeds 1.
+        let dscale = values.iter().zip(&dz).map(|((_, value), dz)| value * dz).sum::<f64>()
+            + total * self.normed(self.x(n)).scale;
+        let width = dy.len() as f64;
+        let mut dx = self.through_norm(n, &weights, dscale);
+        dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy.wide().abs() + total / width);
+        dx
+    }
 }
 
 fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>) {
@@ -63,29 +150,19 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>) {
     let on_device = sae::Code { index: index.address(), z, edited, slope, edit_slope, slots };
     let dev_dy = emulator.upload(&values_dy).unwrap();
 
-    // Magnitudes, for the bounds.
-    let used = |which: usize| {
-        let rows = values.index.iter().enumerate();
-        largest(rows.flat_map(|(row, latents)| values.slots[which][row * slots..][..latents.len()].to_vec()))
+    let row_norms = match case.weights.rescale_by_decoder_norm {
+        true => case.weights.decoder_norms().into_iter().map(f64::from).collect(),
+        false => vec![1.0; s],
     };
-    let count = largest(values.index.iter().map(|latents| latents.len() as f64));
-    let (least, most) = scales(case);
-    let norms = case.weights.decoder_norms();
-    let r = match case.weights.rescale_by_decoder_norm {
-        true => norms.iter().fold(f64::INFINITY, |least, &r| least.min(r.into())),
-        false => 1.0,
-    };
-    let weight = largest(case.weights.decoder.iter().chain(&case.weights.encoder).map(|&w| w.into()));
-    let x = largest(case.x.iter().map(|x| x.wide())) + 2.0;
+    let sizes = Magnitudes { case, values: &values, slots, row_norms };
+    // A value goes through a product of D terms, a sum over slots, and sums over D of the norm and its reverse.
     let steps = f32_steps(4 * d + 2 * slots + 64);
-    let width = d as f64;
-    let y_size = ((used(0) + used(1)) * count * weight / r + 1.0) * most + x;
-    let dz_size = width * weight / r * most;
-    let du = (used(3) + 1.0) * used(2) * dz_size * count * weight;
-    let dscale = (used(0) + used(1)) * dz_size * count + width * most;
-    let dx_of = |du: f64, dscale: f64| {
-        du / least * (2.0 + 2.0 * x * x / (least * least)) + 2.0 * dscale * x / (width * least * least) + 1.0
-    };
+    let y_sizes: Vec<f64> = (0..n).flat_map(|n| sizes.y(n)).collect();
+    let rows = || values_dy.chunks(d).enumerate().map(|(row, dy)| (row % n, dy));
+    let mut dz_sizes = vec![0.0; g * slots];
+    for ((row, dy), to) in rows().zip(dz_sizes.chunks_mut(slots)) {
+        to.iter_mut().zip(sizes.dz(row, dy)).for_each(|(to, size)| *to = size);
+    }
 
     for splice in [Splice::Replace, Splice::KeepError] {
         let what = format!("{n} x {d} of {s}, {:?} {splice}", case.weights.norm);
@@ -101,10 +178,12 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>) {
             n,
         };
         run(emulator, &pass, rung, T::STORAGE).unwrap();
-        assert_close(&what, &dev_y.download().unwrap(), &truth.m.download(y).unwrap(), |_| steps * y_size);
+        assert_close(&what, &dev_y.download().unwrap(), &truth.m.download(y).unwrap(), |i| steps * y_sizes[i]);
 
         for through in [Through::Exact, Through::Detached, Through::Straight] {
             let what = format!("{what} {through}");
+            let has_error = splice == Splice::KeepError && through == Through::Exact;
+            let dx_sizes: Vec<f64> = rows().flat_map(|(row, dy)| sizes.dx(row, dy, has_error)).collect();
             let Truth { m, sae, x, .. } = &mut truth;
             X.sae_splice_reverse(m, dx, dz, dy, *x, code, sae, splice, through, &case.mask, n, g).unwrap();
             let (dev_dx, dev_dz) =
@@ -123,8 +202,8 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>) {
                 g,
             };
             run(emulator, &pass, rung, T::STORAGE).unwrap();
-            assert_close(&what, &dev_dz.download().unwrap(), &m.download(dz).unwrap(), |_| steps * dz_size);
-            assert_close(&what, &dev_dx.download().unwrap(), &m.download(dx).unwrap(), |_| steps * dx_of(du, dscale));
+            assert_close(&what, &dev_dz.download().unwrap(), &m.download(dz).unwrap(), |i| steps * dz_sizes[i]);
+            assert_close(&what, &dev_dx.download().unwrap(), &m.download(dx).unwrap(), |i| steps * dx_sizes[i]);
         }
     }
 
@@ -137,7 +216,7 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>) {
         let pass = sae_decode::Latent { score: dev_score.address(), code: on_device, id, batch: 1, tokens: n };
         run(emulator, &pass, rung, T::STORAGE).unwrap();
         assert_close(&what, &dev_score.download().unwrap(), &truth.m.download(score).unwrap(), |_| {
-            f32_steps(n) * n as f64 * used(0)
+            f32_steps(n) * (0..n).flat_map(|row| sizes.each(row, |[z, ..]| z)).map(|(_, z)| z).sum::<f64>()
         });
         let pass = sae_decode::LatentReverse {
             dx: dev_dx.address(),
@@ -148,8 +227,12 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>) {
             n,
         };
         run(emulator, &pass, rung, T::STORAGE).unwrap();
-        let size = dx_of(used(2) * weight, 0.0);
-        assert_close(&what, &dev_dx.download().unwrap(), &truth.m.download(dlatent).unwrap(), |_| steps * size);
+        let slope_of = |row: usize| {
+            let slopes = sizes.each(row, |[.., slope, _]| slope).into_iter();
+            slopes.filter(|&(latent, _)| latent as usize == id).collect::<Vec<_>>()
+        };
+        let dx_sizes: Vec<f64> = (0..n).flat_map(|row| sizes.through_norm(row, &slope_of(row), 0.0)).collect();
+        assert_close(&what, &dev_dx.download().unwrap(), &truth.m.download(dlatent).unwrap(), |i| steps * dx_sizes[i]);
     }
 }
 
