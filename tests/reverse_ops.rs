@@ -70,12 +70,12 @@ fn linear_with_every_epilogue() {
     let (n, k, out) = (3, 7, 5);
     let mut rng = Rng::new(2);
     let weight: Vec<f32> = rng.normal(out * k).iter().map(|&v| v as f32).collect();
-    let layer = Linear { weight: X.matrix(out, k, weight), bias: Some(rng.normal(out)) };
+    let layer = Linear { weight: X.matrix(out, k, weight).unwrap(), bias: Some(rng.normal(out)) };
     let (x, dy, residual) = (rng.normal(n * k), rng.normal(n * out), rng.normal(n * out));
     let forward = |x: &[f64], epilogue: &dyn Fn(Tensor) -> Epilogue| {
         let specs: [Spec<'_>; 3] = [("y", &[n, out], None), ("x", &[n, k], Some(x)), ("r", &[n, out], Some(&residual))];
         let (mut m, [y, x, r]) = arena(specs, &[]);
-        X.linear(&mut m, y, x.rows(k), &layer, epilogue(r), n).unwrap();
+        X.linear(&mut m, y, x, &layer, epilogue(r), n).unwrap();
         m.download(y).unwrap()
     };
     let (mut m, [dx, g]) = arena([("dx", &[n, k], None), ("dy", &[n, out], Some(&dy))], &[]);
@@ -87,11 +87,11 @@ fn linear_with_every_epilogue() {
     for kind in [Activation::QuickGelu, Activation::Gelu, Activation::GeluTanh] {
         // y = act(u) with u the input of a linear layer that is the identity, then its reverse through act'.
         let identity: Vec<f32> = (0..out * out).map(|i| f32::from(i % (out + 1) == 0)).collect();
-        let eye = Linear { weight: X.matrix(out, out, identity), bias: None };
+        let eye = Linear { weight: X.matrix(out, out, identity).unwrap(), bias: None };
         let u: Vec<f64> = rng.normal(n * out).iter().map(|v| 2.0 * v).collect();
         let act = |u: &[f64]| {
             let (mut m, [y, u]) = arena([("y", &[n, out], None), ("u", &[n, out], Some(u))], &[]);
-            X.linear(&mut m, y, u.rows(out), &eye, Epilogue::Activation(kind, None), n).unwrap();
+            X.linear(&mut m, y, u, &eye, Epilogue::Activation(kind, None), n).unwrap();
             m.download(y).unwrap()
         };
         let specs: [Spec<'_>; 3] = [("du", &[n, out], None), ("dy", &[n, out], Some(&dy)), ("u", &[n, out], Some(&u))];
@@ -134,7 +134,7 @@ fn patch_embedding() {
     let grid = PatchGrid::of(5, 7, 2);
     let (b, d, t, row) = (2, 4, grid.tokens(), 12);
     let mut rng = Rng::new(4);
-    let weight = X.matrix(d, row, rng.normal(d * row).iter().map(|&v| v as f32).collect());
+    let weight = X.matrix(d, row, rng.normal(d * row).iter().map(|&v| v as f32).collect()).unwrap();
     let (cls, positions) = (rng.normal(d), rng.normal(t * d));
     let (pixels, dy) = (rng.normal(b * 3 * 5 * 7), rng.normal(b * t * d));
     let forward = |pixels: &[f64]| {
@@ -302,7 +302,7 @@ fn sae_hook_and_latents_in_every_splice_and_through_mode() {
                 let mut rng = Rng::new(70 + k as u64);
                 let mut weights = sae(&mut rng, activation.clone(), norm.clone());
                 weights.rescale_by_decoder_norm = rescale && !matches!(activation, SaeActivation::Gated { .. });
-                let sae = X.sae(&weights);
+                let sae = X.sae(&weights).unwrap();
                 let (x, dy) = (rng.normal(N * 6), rng.normal(N * 6));
                 for splice in [Splice::Replace, Splice::KeepError] {
                     for through in [Through::Exact, Through::Detached, Through::Straight] {
@@ -349,7 +349,7 @@ fn sae_latent_score() {
         for norm in norms() {
             let mut rng = Rng::new(8);
             let weights = sae(&mut rng, activation.clone(), norm.clone());
-            let sae = X.sae(&weights);
+            let sae = X.sae(&weights).unwrap();
             let x = rng.normal(N * 6);
             for id in 0..10 {
                 let score = |x: &[f64]| {
@@ -376,17 +376,17 @@ fn sae_latent_score() {
 
 #[test]
 fn rows_of_a_wider_tensor_are_found() {
-    let (mut m, [y, x]) = arena(
-        [("y", &[2, 3], Some(&[0.0; 6])), ("x", &[4, 3], Some(&[0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11.]))],
-        &[],
-    );
+    let values = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11.];
+    let (mut m, [y, x, sum]) =
+        arena([("y", &[2, 3], Some(&[0.0; 6])), ("x", &[4, 3], Some(&values)), ("sum", &[2, 3], None)], &[]);
     X.gather_rows(&mut m, y, x, &[3, 1], 3).unwrap();
     assert_eq!(m.download(y).unwrap(), [9., 10., 11., 3., 4., 5.]);
     X.add_rows(&mut m, x, 6, y, 2, 3).unwrap();
     assert_eq!(m.download(x).unwrap()[6..9], [9., 11., 13.]);
-    let eye = Linear { weight: X.matrix(3, 3, vec![1., 0., 0., 0., 1., 0., 0., 0., 1.]), bias: None };
-    X.linear(&mut m, y, Rows { tensor: x, stride: 6 }, &eye, Epilogue::None, 2).unwrap();
-    assert_eq!(m.download(y).unwrap(), [9., 11., 13., 9., 11., 13.]);
+    let eye = Linear { weight: X.matrix(3, 3, vec![1., 0., 0., 0., 1., 0., 0., 0., 1.]).unwrap(), bias: None };
+    let residual = Rows { tensor: x, stride: 6 };
+    X.linear(&mut m, sum, y, &eye, Epilogue::Residual(residual), 2).unwrap();
+    assert_eq!(m.download(sum).unwrap(), [18., 21., 24., 12., 15., 18.]);
 }
 
 /// Checks `gradient` of `f` at `x` by 4-point central differences, element by element: the largest difference is under

@@ -12,6 +12,8 @@ pub mod plan;
 
 pub use plan::{Indices, Memory, Plan, Recorder, Rows, Tensor};
 
+use std::collections::BTreeMap;
+
 use crate::{
     Result,
     model::{Edit, Splice, Through},
@@ -167,6 +169,38 @@ pub struct Code {
     pub slots: usize,
 }
 
+/// An arena that passes run in.
+pub trait Arena: Memory + Send {
+    /// Back to the start of the pass.
+    fn rewind(&mut self);
+
+    /// What was observed since the last call, by name.
+    fn take_watched(&mut self) -> BTreeMap<String, Vec<f64>>;
+}
+
+/// A backend that computes, beside the recorders that only pretend to.
+pub trait Device:
+    Backend<Memory: Arena, Matrix: Send + Sync, Vector: Send + Sync, Sae: Send + Sync> + Send + Sync
+{
+    /// The arena of `plan`. With `watched`, every observed tensor is copied.
+    ///
+    /// # Errors
+    /// When the device has no room for it.
+    fn arena(&self, plan: Plan, watched: bool) -> Result<Self::Memory>;
+
+    /// Runs a pass where the device likes it best.
+    fn enter<R: Send>(&self, pass: impl FnOnce() -> R + Send) -> R;
+
+    /// Bytes of one value of the storage type.
+    fn storage_bytes(&self) -> usize;
+
+    /// Bytes that a weight matrix (n,k) takes, with or without its reverse.
+    fn matrix_bytes(&self, n: usize, k: usize, reverse: bool) -> usize;
+
+    /// `S` and `D` of an SAE.
+    fn sae_sizes(&self, sae: &Self::Sae) -> (usize, usize);
+}
+
 /// The operations. Outputs come first, inputs next, sizes last; shapes are those of row-major tensors.
 pub trait Backend {
     /// The arena.
@@ -178,14 +212,17 @@ pub trait Backend {
     /// A prepared SAE.
     type Sae;
 
+    /// Values of the storage type that take the room of one value of a wide tensor.
+    fn wide_units(&self) -> usize;
+
     /// Prepares a weight matrix (rows, cols) from row-major values.
-    fn matrix(&self, rows: usize, cols: usize, values: Vec<f32>) -> Self::Matrix;
+    fn matrix(&self, rows: usize, cols: usize, values: Vec<f32>) -> Result<Self::Matrix>;
 
     /// Prepares parameters.
-    fn vector(&self, values: impl ExactSizeIterator<Item = f64>) -> Self::Vector;
+    fn vector(&self, values: impl ExactSizeIterator<Item = f64>) -> Result<Self::Vector>;
 
     /// Prepares an SAE.
-    fn sae(&self, weights: &SaeWeights) -> Self::Sae;
+    fn sae(&self, weights: &SaeWeights) -> Result<Self::Sae>;
 
     /// `x` (B,T,D) = [cls; patches W^T] + positions, from pixels (B,3,R,R).
     ///
@@ -247,7 +284,7 @@ pub trait Backend {
         &self,
         m: &mut Self::Memory,
         y: Tensor,
-        x: Rows,
+        x: Tensor,
         layer: &Linear<Self::Matrix, Self::Vector>,
         epilogue: Epilogue,
         n: usize,

@@ -51,11 +51,17 @@ pub struct Rows {
 
 /// An arena, or the recording of one.
 pub trait Memory {
-    /// The next tensor of the pass.
+    /// The next tensor of the pass, in the backend's storage type.
     ///
     /// # Errors
     /// When the plan was made for another pass.
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
+
+    /// The next tensor of the pass, never of less than 32 bits a value: statistics, scores, maps, codes, pixels.
+    ///
+    /// # Errors
+    /// When the plan was made for another pass.
+    fn wide(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
 
     /// The next tensor of indices of the pass.
     ///
@@ -102,7 +108,9 @@ pub struct TensorSpec {
     pub first: usize,
     /// The operation that uses it last.
     pub last: usize,
-    /// Where it lies in the arena, in elements.
+    /// Arena units of one element: 1, or more for a wide tensor beside a narrow storage type.
+    pub units: usize,
+    /// Where it lies in the arena, in units.
     pub offset: usize,
 }
 
@@ -117,9 +125,14 @@ impl TensorSpec {
         self.len() == 0
     }
 
-    /// Its place in the arena.
+    /// Its place in the arena, in units.
     pub fn range(&self) -> std::ops::Range<usize> {
-        self.offset..self.offset + self.len()
+        self.offset..self.end()
+    }
+
+    /// The unit after its last.
+    fn end(&self) -> usize {
+        self.offset + self.len() * self.units
     }
 }
 
@@ -130,7 +143,7 @@ pub struct Plan {
     pub tensors: Vec<TensorSpec>,
     /// Tensors of indices, in order of creation.
     pub indices: Vec<TensorSpec>,
-    /// Elements of the arena of reals.
+    /// Units of the arena of reals: values of the storage type.
     pub len: usize,
     /// Elements of the arena of indices.
     pub index_len: usize,
@@ -146,7 +159,7 @@ impl Plan {
         watched: bool,
         pass: impl FnOnce(&Recorder<'_, B>, &mut Recording) -> Result<R>,
     ) -> Result<Plan> {
-        let mut recording = Recording { watched, ..Recording::default() };
+        let mut recording = Recording { watched, wide_units: backend.wide_units(), ..Recording::default() };
         pass(&Recorder { backend }, &mut recording)?;
         let Recording { mut tensors, mut indices, .. } = recording;
         let len = place(&mut tensors);
@@ -157,7 +170,7 @@ impl Plan {
     /// A plan of tensors that all live from the first operation to the last, for tests of single operations.
     pub fn lasting(tensors: &[(&str, &[usize])], indices: &[(&str, &[usize])]) -> Plan {
         let specs = |list: &[(&str, &[usize])]| -> Vec<TensorSpec> {
-            let spec = |&(name, shape): &(&str, &[usize])| TensorSpec { first: 0, ..Recording::spec(name, shape) };
+            let spec = |&(name, shape): &(&str, &[usize])| TensorSpec { first: 0, ..Recording::spec(name, shape, 1) };
             list.iter().map(spec).collect()
         };
         let (mut tensors, mut indices) = (specs(tensors), specs(indices));
@@ -172,18 +185,18 @@ impl Plan {
     }
 }
 
-/// Elements by which tensors are aligned in the arena: a cache line of f32.
+/// Units by which tensors are aligned in the arena: a cache line of f32.
 const ALIGN: usize = 16;
 
 /// Gives each tensor a place such that two tensors share elements only when their lifetimes do not meet:
 /// largest first, each into the lowest gap that holds it. Returns the arena's length.
 fn place(specs: &mut [TensorSpec]) -> usize {
     let mut order: Vec<usize> = (0..specs.len()).collect();
-    order.sort_by_key(|&i| (std::cmp::Reverse(specs[i].len()), specs[i].first, i));
+    order.sort_by_key(|&i| (std::cmp::Reverse(specs[i].len() * specs[i].units), specs[i].first, i));
     let mut placed: Vec<usize> = Vec::new(); // by offset
     let mut end = 0;
     for i in order {
-        let need = specs[i].len().next_multiple_of(ALIGN);
+        let need = (specs[i].len() * specs[i].units).next_multiple_of(ALIGN);
         let mut offset = 0;
         for &j in &placed {
             let apart = specs[j].last < specs[i].first || specs[i].last < specs[j].first;
@@ -193,7 +206,7 @@ fn place(specs: &mut [TensorSpec]) -> usize {
             if offset + need <= specs[j].offset {
                 break;
             }
-            offset = offset.max((specs[j].offset + specs[j].len()).next_multiple_of(ALIGN));
+            offset = offset.max(specs[j].end().next_multiple_of(ALIGN));
         }
         specs[i].offset = offset;
         end = end.max(offset + need);
@@ -210,11 +223,17 @@ pub struct Recording {
     indices: Vec<TensorSpec>,
     clock: usize,
     watched: bool,
+    wide_units: usize,
 }
 
 impl Recording {
-    fn spec(name: &str, shape: &[usize]) -> TensorSpec {
-        TensorSpec { name: name.to_owned(), shape: shape.to_vec(), first: usize::MAX, last: 0, offset: 0 }
+    fn spec(name: &str, shape: &[usize], units: usize) -> TensorSpec {
+        TensorSpec { name: name.to_owned(), shape: shape.to_vec(), first: usize::MAX, last: 0, units, offset: 0 }
+    }
+
+    fn push(&mut self, name: &str, shape: &[usize], units: usize) -> Result<Tensor> {
+        self.tensors.push(Self::spec(name, shape, units));
+        Ok(Tensor { id: self.tensors.len() as u32 - 1 })
     }
 
     /// One operation that uses these tensors.
@@ -233,12 +252,15 @@ impl Recording {
 
 impl Memory for Recording {
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.tensors.push(Self::spec(name, shape));
-        Ok(Tensor { id: self.tensors.len() as u32 - 1 })
+        self.push(name, shape, 1)
+    }
+
+    fn wide(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.push(name, shape, self.wide_units)
     }
 
     fn indices(&mut self, name: &str, shape: &[usize]) -> Result<Indices> {
-        self.indices.push(Self::spec(name, shape));
+        self.indices.push(Self::spec(name, shape, 1));
         Ok(Indices { id: self.indices.len() as u32 - 1 })
     }
 
@@ -290,7 +312,7 @@ impl Cursor {
         self.next_index = 0;
     }
 
-    /// The next tensor, which must be the one that was planned.
+    /// The next tensor, wide or not, which must be the one that was planned.
     ///
     /// # Errors
     /// When the pass differs from the recorded one.
@@ -343,15 +365,19 @@ impl<B: Backend> Backend for Recorder<'_, B> {
     type Vector = B::Vector;
     type Sae = B::Sae;
 
-    fn matrix(&self, rows: usize, cols: usize, values: Vec<f32>) -> Self::Matrix {
+    fn wide_units(&self) -> usize {
+        self.backend.wide_units()
+    }
+
+    fn matrix(&self, rows: usize, cols: usize, values: Vec<f32>) -> Result<Self::Matrix> {
         self.backend.matrix(rows, cols, values)
     }
 
-    fn vector(&self, values: impl ExactSizeIterator<Item = f64>) -> Self::Vector {
+    fn vector(&self, values: impl ExactSizeIterator<Item = f64>) -> Result<Self::Vector> {
         self.backend.vector(values)
     }
 
-    fn sae(&self, weights: &SaeWeights) -> Self::Sae {
+    fn sae(&self, weights: &SaeWeights) -> Result<Self::Sae> {
         self.backend.sae(weights)
     }
 
@@ -363,15 +389,15 @@ impl<B: Backend> Backend for Recorder<'_, B> {
         &self,
         m: &mut Recording,
         y: Tensor,
-        x: Rows,
+        x: Tensor,
         _: &Linear<B::Matrix, B::Vector>,
         epilogue: Epilogue,
         _: usize,
     ) -> Result<()> {
         match epilogue {
-            Epilogue::None | Epilogue::Activation(_, None) => m.touch(&[y, x.tensor], &[]),
-            Epilogue::Residual(r) => m.touch(&[y, x.tensor, r.tensor], &[]),
-            Epilogue::Activation(_, Some(u)) => m.touch(&[y, x.tensor, u], &[]),
+            Epilogue::None | Epilogue::Activation(_, None) => m.touch(&[y, x], &[]),
+            Epilogue::Residual(r) => m.touch(&[y, x, r.tensor], &[]),
+            Epilogue::Activation(_, Some(u)) => m.touch(&[y, x, u], &[]),
         }
     }
 
@@ -452,7 +478,7 @@ mod tests {
     use super::*;
 
     fn spec(len: usize, first: usize, last: usize) -> TensorSpec {
-        TensorSpec { name: String::new(), shape: vec![len], first, last, offset: 0 }
+        TensorSpec { name: String::new(), shape: vec![len], first, last, units: 1, offset: 0 }
     }
 
     #[test]
@@ -469,6 +495,20 @@ mod tests {
         }
         let most = (0..50).map(|t| specs.iter().filter(|s| s.first <= t && t <= s.last).map(TensorSpec::len).sum());
         assert!(end <= 2 * most.max().unwrap_or(0), "the arena is far larger than what lives at once");
+    }
+
+    #[test]
+    fn a_wide_tensor_takes_more_units() {
+        let mut recording = Recording { wide_units: 2, ..Recording::default() };
+        for step in 0..2 {
+            let narrow = recording.tensor("x", &[3, 16]).unwrap();
+            let wide = recording.wide("stats", &[3, 16]).unwrap();
+            recording.touch(&[narrow, wide], &[]).unwrap();
+            assert_eq!(recording.tensors.len(), 2 * (step + 1));
+        }
+        // Both of a step live together, and those of the second step take their places.
+        assert_eq!(place(&mut recording.tensors), 3 * 16 * (1 + 2));
+        assert_eq!(recording.tensors[1].range().len(), 3 * 16 * 2);
     }
 
     #[test]

@@ -61,8 +61,7 @@ impl Engine {
     /// # Errors
     /// Those of reading the model's weights.
     pub fn load_saes(&mut self, saes: &[&SaeWeights]) -> Result<()> {
-        self.runner()?.load_saes(saes);
-        Ok(())
+        self.runner()?.load_saes(saes)
     }
 
     /// Puts the stream (T,D) of one image through SAE number `sae`; `mask` (T) tells the tokens in scope.

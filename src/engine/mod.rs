@@ -22,12 +22,14 @@ pub use request::{Device, Dtype, Options, Question, Request, SaeRequest};
 pub use verify::{Compared, verify};
 
 use crate::{
-    Error, Result, demo,
+    Error, Result,
+    backend::cpu::Cpu,
+    demo,
     image::Preprocess,
     text::Tokenizer,
     weights::{ClipCheckpoint, HubCache, PreprocessSource, Source},
 };
-use runner::{CpuRunner, Runner};
+use runner::{DeviceRunner, Runner};
 
 /// A model on a device.
 pub struct Engine {
@@ -65,8 +67,8 @@ impl Engine {
         };
         let dtype = options.dtype;
         let runner: Box<dyn Runner> = match (options.device.resolve()?, dtype) {
-            (Device::Cpu, Dtype::F32) => Box::new(CpuRunner::<f32>::new()),
-            (Device::Cpu, Dtype::F64) => Box::new(CpuRunner::<f64>::new()),
+            (Device::Cpu, Dtype::F32) => Box::new(DeviceRunner::new(Cpu::<f32>::new())),
+            (Device::Cpu, Dtype::F64) => Box::new(DeviceRunner::new(Cpu::<f64>::new())),
             (device, _) => {
                 return Err(Error::Device { device: device.to_string(), reason: "no backend computes there".into() });
             }

@@ -309,7 +309,7 @@ impl Engine {
             .map(|named| Ok((named.clone(), map_key(named, self.layers(), depth, request.score)?)))
             .collect::<Result<Vec<_>>>()?;
         if let Some(sae) = &request.sae {
-            self.runner()?.load_saes(&[&sae.weights]);
+            self.runner()?.load_saes(&[&sae.weights])?;
         }
         let latent = matches!(request.score, Score::Latent(_));
         Ok(Question {

@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     Result,
-    backend::{
-        Backend, Memory, PatchGrid, Plan, ScoreKind,
-        cpu::{Cpu, CpuMemory, CpuSae, Number},
-    },
+    backend::{Arena, Backend, Device, Memory, PatchGrid, Plan, ScoreKind},
     model::{
         Edit, Splice, Through,
         clip::{Text, Vision},
@@ -98,7 +95,10 @@ pub trait Runner: Send {
     fn load_vision(&mut self, checkpoint: &ClipCheckpoint) -> Result<()>;
 
     /// Puts SAEs on the device, in place of those that are there. Jobs splice the first.
-    fn load_saes(&mut self, weights: &[&SaeWeights]);
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn load_saes(&mut self, weights: &[&SaeWeights]) -> Result<()>;
 
     /// Embeds images, or reads their streams.
     ///
@@ -131,15 +131,13 @@ pub trait Runner: Send {
     fn logit_scale(&self) -> f64;
 }
 
-type CpuVision<T> = Vision<<T as Number>::Matrix, Vec<T>>;
-
-/// The CPU's runner.
-pub struct CpuRunner<T: Number> {
-    backend: Cpu<T>,
-    vision: Option<CpuVision<T>>,
-    saes: Vec<CpuSae<T>>,
+/// The runner of any device.
+pub struct DeviceRunner<D: Device> {
+    device: D,
+    vision: Option<Vision<D::Matrix, D::Vector>>,
+    saes: Vec<D::Sae>,
     /// The arena of the last pass, and that pass: those of one kind follow each other.
-    memory: Option<(Pass, CpuMemory<T>)>,
+    memory: Option<(Pass, D::Memory)>,
 }
 
 /// What an arena was cut for.
@@ -149,23 +147,11 @@ enum Pass {
     Embed(EmbedJob),
 }
 
-impl<T: Number> CpuRunner<T> {
+impl<D: Device> DeviceRunner<D> {
     /// Without a model.
-    pub fn new() -> Self {
-        CpuRunner { backend: Cpu::new(), vision: None, saes: Vec::new(), memory: None }
+    pub fn new(device: D) -> Self {
+        DeviceRunner { device, vision: None, saes: Vec::new(), memory: None }
     }
-}
-
-impl<T: Number> Default for CpuRunner<T> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Runs a pass on one of the pool's own threads. From any other thread each of its hundreds of parallel loops would wake
-/// a worker and then the caller again, which costs as much as a small operation.
-fn on_the_pool<R: Send>(pass: impl FnOnce() -> R + Send) -> R {
-    rayon::scope(|_| pass())
 }
 
 /// What a job needs beside the backend: everything that borrows.
@@ -178,23 +164,29 @@ struct Parts<'a, B: Backend> {
 }
 
 /// The trained positions for a grid.
-fn positions<B: Backend>(backend: &B, vision: &Vision<B::Matrix, B::Vector>, grid: PatchGrid) -> B::Vector {
+fn positions<B: Backend>(backend: &B, vision: &Vision<B::Matrix, B::Vector>, grid: PatchGrid) -> Result<B::Vector> {
     let (side, width) = (vision.config.grid(), vision.tower().width);
     backend.vector(interpolate_positions(&vision.positions, side, width, grid.rows, grid.cols).into_iter())
 }
 
-impl<'a, B: Backend> Parts<'a, B> {
-    fn new(backend: &B, vision: &'a Vision<B::Matrix, B::Vector>, sae: Option<(&'a B::Sae, usize)>, job: &Job) -> Self {
-        Parts {
+impl<'a, B: Device> Parts<'a, B> {
+    fn new(
+        backend: &B,
+        vision: &'a Option<Vision<B::Matrix, B::Vector>>,
+        saes: &'a [B::Sae],
+        job: &Job,
+    ) -> Result<Self> {
+        let (vision, sae) = (loaded(vision)?, saes.first());
+        Ok(Parts {
             vision,
-            sae: sae.map(|s| s.0),
-            latents: sae.map_or(0, |s| s.1),
-            positions: positions(backend, vision, job.grid),
+            sae,
+            latents: sae.map_or(0, |sae| backend.sae_sizes(sae).0),
+            positions: positions(backend, vision, job.grid)?,
             texts: Texts {
-                embeddings: backend.vector(job.texts.iter().copied()),
+                embeddings: backend.vector(job.texts.iter().copied())?,
                 count: job.texts.len() / vision.embed,
             },
-        }
+        })
     }
 
     /// The pass over any backend that shares this one's weights: the device itself, or its recorder.
@@ -239,109 +231,95 @@ fn loaded<V>(vision: &Option<V>) -> Result<&V> {
     vision.as_ref().ok_or_else(|| crate::Error::usage("no model is loaded"))
 }
 
-impl<T: Number> CpuRunner<T> {
-    fn parts<'a>(
-        backend: &Cpu<T>,
-        vision: &'a Option<CpuVision<T>>,
-        saes: &'a [CpuSae<T>],
-        job: &Job,
-    ) -> Result<Parts<'a, Cpu<T>>> {
-        Ok(Parts::new(backend, loaded(vision)?, saes.first().map(|s| (s, s.latents)), job))
-    }
-}
-
-/// One image's stream (T,D) through an SAE.
-fn reconstruct<T: Number, X: Backend<Sae = CpuSae<T>>>(
+/// One image's stream (T,D) through an SAE of `sizes` S and D.
+fn reconstruct<X: Backend>(
     x: &X,
     m: &mut X::Memory,
-    sae: &CpuSae<T>,
+    sae: &X::Sae,
+    (latents, width): (usize, usize),
     values: &[f64],
     mask: &[bool],
 ) -> Result<Reconstructed> {
-    let stream = m.tensor("stream", &[1, mask.len(), sae.width])?;
+    let stream = m.tensor("stream", &[1, mask.len(), width])?;
     m.upload(stream, values)?;
-    let splicing = Splicing {
-        sae,
-        latents: sae.latents,
-        layer: 0,
-        splice: Splice::Replace,
-        through: Through::Exact,
-        mask: mask.to_vec(),
-    };
-    let tape = splicing.forward(x, m, stream, &[], 1, mask.len(), sae.width, "")?;
+    let (splice, through) = (Splice::Replace, Through::Exact);
+    let splicing = Splicing { sae, latents, layer: 0, splice, through, mask: mask.to_vec() };
+    let tape = splicing.forward(x, m, stream, &[], 1, mask.len(), width, "")?;
     let latents = Latents::download::<X>(m, tape.code)?;
     Ok(Reconstructed { latents, stream: m.download(tape.out)? })
 }
 
-impl<T: Number> Runner for CpuRunner<T> {
+impl<D: Device> Runner for DeviceRunner<D> {
     fn embed_texts(&mut self, checkpoint: &ClipCheckpoint, ids: &[Vec<u32>], pooled: &[usize]) -> Result<Vec<f64>> {
-        let text = Text::load(&self.backend, checkpoint)?;
+        let text = Text::load(&self.device, checkpoint)?;
         let mut embeddings = Vec::new();
         // Texts at a time: enough to fill the products, few enough for a small arena.
         for (ids, pooled) in ids.chunks(32).zip(pooled.chunks(32)) {
-            let plan = Plan::record(&self.backend, false, |x, m| embed_texts(x, m, &text, ids, pooled))?;
-            let mut memory = CpuMemory::new(plan, false);
-            embeddings.extend(embed_texts(&self.backend, &mut memory, &text, ids, pooled)?);
+            let plan = Plan::record(&self.device, false, |x, m| embed_texts(x, m, &text, ids, pooled))?;
+            let mut memory = self.device.arena(plan, false)?;
+            embeddings.extend(embed_texts(&self.device, &mut memory, &text, ids, pooled)?);
         }
         Ok(embeddings)
     }
 
     fn load_vision(&mut self, checkpoint: &ClipCheckpoint) -> Result<()> {
         self.memory = None;
-        self.vision = Some(Vision::load(&self.backend, checkpoint)?);
+        self.vision = Some(Vision::load(&self.device, checkpoint)?);
         Ok(())
     }
 
-    fn load_saes(&mut self, weights: &[&SaeWeights]) {
-        self.memory = None;
-        self.saes = weights.iter().map(|weights| self.backend.sae(weights)).collect();
+    fn load_saes(&mut self, weights: &[&SaeWeights]) -> Result<()> {
+        (self.memory, self.saes) = (None, Vec::new());
+        self.saes = weights.iter().map(|weights| self.device.sae(weights)).collect::<Result<_>>()?;
+        Ok(())
     }
 
     fn embed_images(&mut self, job: &EmbedJob, values: &[f64]) -> Result<Embedded> {
-        let (backend, vision) = (&self.backend, loaded(&self.vision)?);
-        let positions = positions(backend, vision, job.grid);
+        let (device, vision) = (&self.device, loaded(&self.vision)?);
+        let positions = positions(device, vision, job.grid)?;
         let mut memory = match self.memory.take() {
             Some((Pass::Embed(last), memory)) if last == *job => memory,
             _ => {
-                let plan = Plan::record(backend, false, |x, m| embed_images(x, m, vision, &positions, job, values))?;
-                CpuMemory::new(plan, false)
+                let plan = Plan::record(device, false, |x, m| embed_images(x, m, vision, &positions, job, values))?;
+                device.arena(plan, false)?
             }
         };
         memory.rewind();
-        let embedded = embed_images(backend, &mut memory, vision, &positions, job, values)?;
+        let embedded = embed_images(device, &mut memory, vision, &positions, job, values)?;
         self.memory = Some((Pass::Embed(job.clone()), memory));
         Ok(embedded)
     }
 
     fn reconstruct(&mut self, sae: usize, stream: &[f64], mask: &[bool]) -> Result<Reconstructed> {
         let sae = self.saes.get(sae).ok_or_else(|| crate::Error::usage(format!("no SAE number {sae} is loaded")))?;
-        let plan = Plan::record(&self.backend, false, |x, m| reconstruct(x, m, sae, stream, mask))?;
-        reconstruct(&self.backend, &mut CpuMemory::new(plan, false), sae, stream, mask)
+        let sizes = self.device.sae_sizes(sae);
+        let plan = Plan::record(&self.device, false, |x, m| reconstruct(x, m, sae, sizes, stream, mask))?;
+        reconstruct(&self.device, &mut self.device.arena(plan, false)?, sae, sizes, stream, mask)
     }
 
     fn arena_bytes(&mut self, job: &Job) -> Result<usize> {
-        let parts = Self::parts(&self.backend, &self.vision, &self.saes, job)?;
-        Ok(parts.plan(&self.backend, job)?.bytes(size_of::<T>()))
+        let parts = Parts::new(&self.device, &self.vision, &self.saes, job)?;
+        Ok(parts.plan(&self.device, job)?.bytes(self.device.storage_bytes()))
     }
 
     fn run(&mut self, job: &Job, pixels: &[f64]) -> Result<JobOutput> {
-        let parts = Self::parts(&self.backend, &self.vision, &self.saes, job)?;
+        let parts = Parts::new(&self.device, &self.vision, &self.saes, job)?;
         let mut memory = match self.memory.take() {
             Some((Pass::Job(last), memory)) if *last == *job => memory,
-            _ => CpuMemory::new(parts.plan(&self.backend, job)?, job.watched),
+            _ => self.device.arena(parts.plan(&self.device, job)?, job.watched)?,
         };
         memory.rewind();
         let keys = job.keys.iter().copied().collect();
         let variants: Vec<&[Edit]> = job.variants.iter().map(Vec::as_slice).collect();
-        let model = parts.model::<Cpu<T>>(job, &keys);
-        let outputs = on_the_pool(|| model.run(&self.backend, &mut memory, pixels, &variants))?;
+        let model = parts.model::<D>(job, &keys);
+        let outputs = self.device.enter(|| model.run(&self.device, &mut memory, pixels, &variants))?;
         let watched = memory.take_watched();
         self.memory = Some((Pass::Job(Box::new(job.clone())), memory));
         Ok(JobOutput { variants: outputs, watched })
     }
 
     fn matrix_bytes(&self, n: usize, k: usize, reverse: bool) -> usize {
-        T::matrix_bytes(n, k, reverse)
+        self.device.matrix_bytes(n, k, reverse)
     }
 
     fn logit_scale(&self) -> f64 {

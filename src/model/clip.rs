@@ -76,7 +76,7 @@ struct Reader<'a, B> {
 impl<B: Backend> Reader<'_, B> {
     fn vector(&self, name: &str, len: usize) -> Result<B::Vector> {
         let values = self.checkpoint.read(name, &[len])?;
-        Ok(self.backend.vector(values.into_iter().map(f64::from)))
+        self.backend.vector(values.into_iter().map(f64::from))
     }
 
     fn norm(&self, name: &str, width: usize, eps: f64) -> Result<Norm<B::Vector>> {
@@ -90,14 +90,14 @@ impl<B: Backend> Reader<'_, B> {
     fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<Linear<B::Matrix, B::Vector>> {
         let weight = self.checkpoint.read(&format!("{name}.weight"), &[rows, cols])?;
         Ok(Linear {
-            weight: self.backend.matrix(rows, cols, weight),
+            weight: self.backend.matrix(rows, cols, weight)?,
             bias: Some(self.vector(&format!("{name}.bias"), rows)?),
         })
     }
 
     fn projection(&self, name: &str, rows: usize, cols: usize) -> Result<Linear<B::Matrix, B::Vector>> {
         let weight = self.checkpoint.read(name, &[rows, cols])?;
-        Ok(Linear { weight: self.backend.matrix(rows, cols, weight), bias: None })
+        Ok(Linear { weight: self.backend.matrix(rows, cols, weight)?, bias: None })
     }
 
     fn qkv(&self, name: &str, d: usize) -> Result<Linear<B::Matrix, B::Vector>> {
@@ -107,8 +107,8 @@ impl<B: Backend> Reader<'_, B> {
             bias.extend(self.checkpoint.read(&format!("{name}.{part}.bias"), &[d])?);
         }
         Ok(Linear {
-            weight: self.backend.matrix(3 * d, d, weight),
-            bias: Some(self.backend.vector(bias.into_iter().map(f64::from))),
+            weight: self.backend.matrix(3 * d, d, weight)?,
+            bias: Some(self.backend.vector(bias.into_iter().map(f64::from))?),
         })
     }
 
@@ -141,7 +141,7 @@ impl<M, V> Vision<M, V> {
         let (d, eps, p) = (config.tower.width, config.tower.eps, config.patch);
         let patch = checkpoint.read("vision_model.embeddings.patch_embedding.weight", &[d, 3, p, p])?;
         Ok(Vision {
-            patch: backend.matrix(d, 3 * p * p, patch),
+            patch: backend.matrix(d, 3 * p * p, patch)?,
             cls: read.vector("vision_model.embeddings.class_embedding", d)?,
             positions: checkpoint.read("vision_model.embeddings.position_embedding.weight", &[config.tokens(), d])?,
             ln_pre: read.norm("vision_model.pre_layrnorm", d, eps)?,

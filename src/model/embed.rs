@@ -56,7 +56,7 @@ pub fn embed_images<X: Backend>(
     let end = if embeddings { vision.blocks.len() } else { hooks.last().map_or(0, |deepest| deepest + 1) };
     let (mut stream, first) = match start {
         Start::Pixels => {
-            let pixels = m.tensor("pixels", &[batch, 3, grid.height, grid.width])?;
+            let pixels = m.wide("pixels", &[batch, 3, grid.height, grid.width])?;
             m.upload(pixels, values)?;
             (forward::embed(x, m, vision, positions, pixels, batch, grid)?.0, 0)
         }

@@ -66,7 +66,7 @@ pub fn embed<X: Backend>(
     let tokens = m.tensor("tokens", &[batch, t, d])?;
     x.patch_embed(m, tokens, patches, pixels, &vision.patch, &vision.cls, positions, batch, grid)?;
     let x0 = m.tensor("x0", &[batch, t, d])?;
-    let stats = m.tensor("ln_pre.stats", &[batch * t, 2])?;
+    let stats = m.wide("ln_pre.stats", &[batch * t, 2])?;
     x.layer_norm(m, x0, stats, tokens.rows(d), &vision.ln_pre, batch * t)?;
     m.observe("x0", x0)?;
     Ok((x0, EmbedTape { tokens, stats }))
@@ -89,14 +89,14 @@ pub fn block<X: Backend>(
     let name = |name: &str| named(scope, layer, name);
 
     let h = m.tensor(&name("h"), &[b, t, d])?;
-    let stats1 = m.tensor(&name("stats1"), &[b * t, 2])?;
+    let stats1 = m.wide(&name("stats1"), &[b * t, 2])?;
     x.layer_norm(m, h, stats1, input.rows(d), &weights.ln1, b * t)?;
     m.observe(&name("h"), h)?;
     let qkv = m.tensor(&name("qkv"), &[b, t, 3 * d])?;
-    x.linear(m, qkv, h.rows(d), &weights.qkv, Epilogue::None, b * t)?;
+    x.linear(m, qkv, h, &weights.qkv, Epilogue::None, b * t)?;
     m.observe(&name("qkv"), qkv)?;
     let o = m.tensor(&name("attn"), &[b, q, d])?;
-    let lse = m.tensor(&name("lse"), &[b, q, shape.heads])?;
+    let lse = m.wide(&name("lse"), &[b, q, shape.heads])?;
     x.attention(m, o, lse, qkv, shape)?;
     m.observe(&name("attn"), o)?;
     m.observe(&name("lse"), lse)?;
@@ -104,20 +104,20 @@ pub fn block<X: Backend>(
     // The residual of a trimmed block is the CLS row of each image.
     let residual = Rows { tensor: input, stride: if q == t { d } else { t * d } };
     let x_mid = m.tensor(&name("x_mid"), &[b, q, d])?;
-    x.linear(m, x_mid, o.rows(d), &weights.proj, Epilogue::Residual(residual), b * q)?;
+    x.linear(m, x_mid, o, &weights.proj, Epilogue::Residual(residual), b * q)?;
     m.observe(&name("x_mid"), x_mid)?;
 
     let h2 = m.tensor(&name("h2"), &[b, q, d])?;
-    let stats2 = m.tensor(&name("stats2"), &[b * q, 2])?;
+    let stats2 = m.wide(&name("stats2"), &[b * q, 2])?;
     x.layer_norm(m, h2, stats2, x_mid.rows(d), &weights.ln2, b * q)?;
     let u = if keep { Some(m.tensor(&name("u"), &[b, q, mlp_width])?) } else { None };
     let act = m.tensor(&name("act"), &[b, q, mlp_width])?;
-    x.linear(m, act, h2.rows(d), &weights.fc1, Epilogue::Activation(activation, u), b * q)?;
+    x.linear(m, act, h2, &weights.fc1, Epilogue::Activation(activation, u), b * q)?;
     if let Some(u) = u {
         m.observe(&name("u"), u)?;
     }
     let out = m.tensor(&name("x"), &[b, q, d])?;
-    x.linear(m, out, act.rows(mlp_width), &weights.fc2, Epilogue::Residual(x_mid.rows(d)), b * q)?;
+    x.linear(m, out, act, &weights.fc2, Epilogue::Residual(x_mid.rows(d)), b * q)?;
     m.observe(&name("x"), out)?;
     Ok((out, BlockTape { x: input, stats1, qkv, lse, x_mid, stats2, u, shape, layer }))
 }

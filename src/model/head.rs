@@ -43,11 +43,11 @@ pub fn embed<X: Backend>(
 ) -> Result<(Tensor, Tensor)> {
     let (d, e) = (vision.tower().width, vision.embed);
     let cls = m.tensor("cls", &[batch, d])?;
-    let stats = m.tensor("ln_post.stats", &[batch, 2])?;
+    let stats = m.wide("ln_post.stats", &[batch, 2])?;
     x.layer_norm(m, cls, stats, Rows { tensor: stream, stride: tokens * d }, &vision.ln_post, batch)?;
     m.observe(&format!("{scope}cls"), cls)?;
     let embed = m.tensor("embed", &[batch, e])?;
-    x.linear(m, embed, cls.rows(d), &vision.projection, Epilogue::None, batch)?;
+    x.linear(m, embed, cls, &vision.projection, Epilogue::None, batch)?;
     m.observe(&format!("{scope}embed"), embed)?;
     Ok((stats, embed))
 }
@@ -64,7 +64,7 @@ pub fn forward<X: Backend>(
     scope: &str,
 ) -> Result<HeadTape> {
     let (stats, embed) = self::embed(x, m, vision, stream, tokens, batch, scope)?;
-    let cos = m.tensor("cos", &[batch, texts.count])?;
+    let cos = m.wide("cos", &[batch, texts.count])?;
     x.cosine(m, cos, embed, &texts.embeddings, batch, texts.count, vision.embed)?;
     m.observe(&format!("{scope}cos"), cos)?;
     Ok(HeadTape { x: stream, tokens, stats, embed, cos })
@@ -162,9 +162,9 @@ pub fn embed_texts<X: Backend>(
     let last = m.tensor("last", &[q, d])?;
     x.gather_rows(m, last, stream, &rows, d)?;
     let normed = m.tensor("normed", &[q, d])?;
-    let stats = m.tensor("stats", &[q, 2])?;
+    let stats = m.wide("stats", &[q, 2])?;
     x.layer_norm(m, normed, stats, last.rows(d), &text.ln_final, q)?;
     let embed = m.tensor("text_embed", &[q, text.embed])?;
-    x.linear(m, embed, normed.rows(d), &text.projection, Epilogue::None, q)?;
+    x.linear(m, embed, normed, &text.projection, Epilogue::None, q)?;
     m.download(embed)
 }

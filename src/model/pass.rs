@@ -208,7 +208,7 @@ impl<'a, X: Backend> Model<'a, X> {
                     return Err(Error::usage("score latent:ID needs an SAE (--sae and --layer)"));
                 };
                 let t = self.grid.tokens();
-                let score = m.tensor("score", &[self.batch])?;
+                let score = m.wide("score", &[self.batch])?;
                 x.sae_latent(m, score, splice.code, *id, self.batch, t)?;
                 Ok((Ends::Latent, m.download(score)?))
             }
@@ -281,7 +281,7 @@ impl<'a, X: Backend> Model<'a, X> {
     /// Those of the device; [`Error::Usage`] for a latent score without an SAE.
     pub fn run(&self, x: &X, m: &mut X::Memory, pixels: &[f64], variants: &[&[Edit]]) -> Result<Vec<VariantOutput>> {
         let (height, width) = (self.grid.height, self.grid.width);
-        let input = m.tensor("pixels", &[self.batch, 3, height, width])?;
+        let input = m.wide("pixels", &[self.batch, 3, height, width])?;
         m.upload(input, pixels)?;
         let (x0, embed) = forward::embed(x, m, self.vision, self.positions, input, self.batch, self.grid)?;
         // A latent's score needs no block past the hook; attention maps read them all.

@@ -92,7 +92,7 @@ pub fn to_pixels<X: Backend>(
     x.layer_norm_reverse(m, dtokens, dx0, rows, tape.stats, &vision.ln_pre, batch * t, g * t, false)?;
     let dpatches = m.tensor("d.patches", &[g, t, 3 * grid.patch * grid.patch])?;
     let (height, width) = (grid.height, grid.width);
-    let dpixels = m.tensor("d.pixels", &[g, 3, height, width])?;
+    let dpixels = m.wide("d.pixels", &[g, 3, height, width])?;
     x.patch_embed_reverse(m, dpixels, dpatches, dtokens, &vision.patch, g, grid)?;
     m.observe(&format!("{scope}d.pixels"), dpixels)?;
     Ok(dpixels)

@@ -66,13 +66,13 @@ impl<S> Splicing<'_, S> {
         let slots = x.sae_slots(self.sae, edits);
         let code = Code {
             index: m.indices("sae.idx", &[n, slots + 1])?,
-            z: m.tensor("sae.val", &[n, slots])?,
-            edited: m.tensor("sae.edited", &[n, slots])?,
-            slope: m.tensor("sae.slope", &[n, slots])?,
-            edit_slope: m.tensor("sae.edit_slope", &[n, slots])?,
+            z: m.wide("sae.val", &[n, slots])?,
+            edited: m.wide("sae.edited", &[n, slots])?,
+            slope: m.wide("sae.slope", &[n, slots])?,
+            edit_slope: m.wide("sae.edit_slope", &[n, slots])?,
             slots,
         };
-        let pre = m.tensor("sae.pre", &[n.min(ROWS), self.latents])?;
+        let pre = m.wide("sae.pre", &[n.min(ROWS), self.latents])?;
         x.sae_encode(m, code, pre, stream, self.sae, edits, self.mask(tokens), n)?;
         let out = m.tensor("sae.x", &[batch, tokens, width])?;
         x.sae_splice(m, out, stream, code, self.sae, self.splice, self.mask(tokens), n)?;
@@ -100,7 +100,7 @@ impl<S> Splicing<'_, S> {
     ) -> Result<(Tensor, Tensor)> {
         let (n, rows) = (batch * tape.tokens, g * tape.tokens);
         let dx = m.tensor("d.sae.x_in", &[g, tape.tokens, width])?;
-        let dz = m.tensor("d.sae.val", &[rows, tape.code.slots])?;
+        let dz = m.wide("d.sae.val", &[rows, tape.code.slots])?;
         let mask = self.mask(tape.tokens);
         x.sae_splice_reverse(m, dx, dz, dout, tape.x, tape.code, self.sae, self.splice, self.through, mask, n, rows)?;
         m.observe(&format!("{scope}d.sae.x_in"), dx)?;

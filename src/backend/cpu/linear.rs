@@ -16,33 +16,26 @@ pub enum After<'a, T> {
     Activation(Activation),
 }
 
-/// `y` (n,out) from `x` (n,in), rows `stride` apart; `out` is the layer's output width.
-pub fn forward<T: Number>(
-    y: &mut [T],
-    x: &[T],
-    stride: usize,
-    weight: &T::Matrix,
-    bias: Option<&[T]>,
-    after: After<'_, T>,
-    n: usize,
-) {
+/// `y` (n,out) from `x` (n,in).
+pub fn forward<T: Number>(y: &mut [T], x: &[T], weight: &T::Matrix, bias: Option<&[T]>, after: After<'_, T>, n: usize) {
+    let width = x.len() / n;
     let add_bias = |col: usize, y: &mut [T]| {
         if let Some(bias) = bias {
             y.iter_mut().zip(&bias[col..]).for_each(|(y, &b)| *y += b);
         }
     };
     match after {
-        After::None => T::product(y, x, stride, n, weight, &|_, col, y| add_bias(col, y)),
-        After::Residual(residual, row_stride) => T::product(y, x, stride, n, weight, &|row, col, y| {
+        After::None => T::product(y, x, width, n, weight, &|_, col, y| add_bias(col, y)),
+        After::Residual(residual, row_stride) => T::product(y, x, width, n, weight, &|row, col, y| {
             add_bias(col, y);
             y.iter_mut().zip(&residual[row * row_stride + col..]).for_each(|(y, &r)| *y += r);
         }),
-        After::Activation(kind) => T::product(y, x, stride, n, weight, &|_, col, y| {
+        After::Activation(kind) => T::product(y, x, width, n, weight, &|_, col, y| {
             add_bias(col, y);
             activation::forward(kind, y);
         }),
         After::KeepActivation(kind, u) => {
-            T::product_two(u, y, x, stride, n, weight, &|_, col, u, y| {
+            T::product_two(u, y, x, width, n, weight, &|_, col, u, y| {
                 add_bias(col, u);
                 y.copy_from_slice(u);
                 activation::forward(kind, y);

@@ -7,7 +7,10 @@ use rayon::prelude::*;
 use super::{Real, pages::Pages};
 use crate::{
     Error, Result,
-    backend::plan::{Cursor, Indices, Memory, Plan, Tensor},
+    backend::{
+        Arena,
+        plan::{Cursor, Indices, Memory, Plan, Tensor},
+    },
 };
 
 /// Elements that are worth a thread's while.
@@ -41,16 +44,6 @@ impl<T: Real> CpuMemory<T> {
         self.cursor.plan()
     }
 
-    /// Back to the start of the pass.
-    pub fn rewind(&mut self) {
-        self.cursor.rewind();
-    }
-
-    /// What was observed since the last call, by name.
-    pub fn take_watched(&mut self) -> BTreeMap<String, Vec<f64>> {
-        self.watched.as_mut().map(std::mem::take).unwrap_or_default()
-    }
-
     /// The values of several tensors at once.
     ///
     /// # Errors
@@ -80,8 +73,22 @@ fn split<'a, T, const N: usize>(real: &'a mut [T], plan: &Plan, tensors: [Tensor
     })
 }
 
+impl<T: Real> Arena for CpuMemory<T> {
+    fn rewind(&mut self) {
+        self.cursor.rewind();
+    }
+
+    fn take_watched(&mut self) -> BTreeMap<String, Vec<f64>> {
+        self.watched.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+}
+
 impl<T: Real> Memory for CpuMemory<T> {
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.cursor.tensor(name, shape)
+    }
+
+    fn wide(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.cursor.tensor(name, shape)
     }
 

@@ -25,8 +25,8 @@ pub use real::Real;
 pub use sae::CpuSae;
 
 use super::{
-    AttentionShape, Backend, Code, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Relevance, Rows, ScoreKind,
-    Tensor,
+    AttentionShape, Backend, Code, Device, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Plan, Relevance, Rows,
+    ScoreKind, Tensor,
 };
 use crate::{
     Result,
@@ -52,22 +52,50 @@ fn simd<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 
+impl<T: Number> Device for Cpu<T> {
+    fn arena(&self, plan: Plan, watched: bool) -> Result<CpuMemory<T>> {
+        Ok(CpuMemory::new(plan, watched))
+    }
+
+    /// On one of the pool's own threads. From any other thread each of a pass's hundreds of parallel loops would wake a
+    /// worker and then the caller again, which costs as much as a small operation.
+    fn enter<R: Send>(&self, pass: impl FnOnce() -> R + Send) -> R {
+        rayon::scope(|_| pass())
+    }
+
+    fn storage_bytes(&self) -> usize {
+        size_of::<T>()
+    }
+
+    fn matrix_bytes(&self, n: usize, k: usize, reverse: bool) -> usize {
+        T::matrix_bytes(n, k, reverse)
+    }
+
+    fn sae_sizes(&self, sae: &CpuSae<T>) -> (usize, usize) {
+        (sae.latents, sae.width)
+    }
+}
+
 impl<T: Number> Backend for Cpu<T> {
     type Memory = CpuMemory<T>;
     type Matrix = T::Matrix;
     type Vector = Vec<T>;
     type Sae = CpuSae<T>;
 
-    fn matrix(&self, rows: usize, cols: usize, values: Vec<f32>) -> T::Matrix {
-        T::matrix(rows, cols, values)
+    fn wide_units(&self) -> usize {
+        1
     }
 
-    fn vector(&self, values: impl ExactSizeIterator<Item = f64>) -> Vec<T> {
-        values.map(T::of).collect()
+    fn matrix(&self, rows: usize, cols: usize, values: Vec<f32>) -> Result<T::Matrix> {
+        Ok(T::matrix(rows, cols, values))
     }
 
-    fn sae(&self, weights: &SaeWeights) -> CpuSae<T> {
-        CpuSae::new(weights)
+    fn vector(&self, values: impl ExactSizeIterator<Item = f64>) -> Result<Vec<T>> {
+        Ok(values.map(T::of).collect())
+    }
+
+    fn sae(&self, weights: &SaeWeights) -> Result<CpuSae<T>> {
+        Ok(CpuSae::new(weights))
     }
 
     fn patch_embed(
@@ -141,30 +169,30 @@ impl<T: Number> Backend for Cpu<T> {
         &self,
         m: &mut CpuMemory<T>,
         y: Tensor,
-        x: Rows,
+        x: Tensor,
         layer: &Linear<T::Matrix, Vec<T>>,
         epilogue: Epilogue,
         n: usize,
     ) -> Result<()> {
         let bias = layer.bias.as_deref();
         let run = |y: &mut [T], values: &[T], after| {
-            linear::forward(y, values, x.stride, &layer.weight, bias, after, n);
+            linear::forward(y, values, &layer.weight, bias, after, n);
         };
         match epilogue {
             Epilogue::None => {
-                let [y, values] = m.real([y, x.tensor])?;
+                let [y, values] = m.real([y, x])?;
                 run(y, values, linear::After::None);
             }
             Epilogue::Residual(rows) => {
-                let [y, values, residual] = m.real([y, x.tensor, rows.tensor])?;
+                let [y, values, residual] = m.real([y, x, rows.tensor])?;
                 run(y, values, linear::After::Residual(residual, rows.stride));
             }
             Epilogue::Activation(kind, None) => {
-                let [y, values] = m.real([y, x.tensor])?;
+                let [y, values] = m.real([y, x])?;
                 run(y, values, linear::After::Activation(kind));
             }
             Epilogue::Activation(kind, Some(u)) => {
-                let [y, values, u] = m.real([y, x.tensor, u])?;
+                let [y, values, u] = m.real([y, x, u])?;
                 run(y, values, linear::After::KeepActivation(kind, u));
             }
         }

@@ -11,7 +11,7 @@ use crate::{
 
 /// Rows that start at CLS: 1 in its place, 0 elsewhere (rows,T).
 pub fn cls_rows<X: Backend>(m: &mut X::Memory, rows: usize, tokens: usize) -> Result<Tensor> {
-    let r = m.tensor("relevance", &[rows, tokens])?;
+    let r = m.wide("relevance", &[rows, tokens])?;
     let mut values = vec![0.0; rows * tokens];
     values.iter_mut().step_by(tokens).for_each(|v| *v = 1.0);
     m.upload(r, &values)?;
@@ -44,7 +44,7 @@ pub fn attention_maps<X: Backend>(
         let shape = blocks[steps.start].shape;
         let mut row = cls_rows::<X>(m, shape.batch, shape.tokens)?;
         for block in blocks[steps].iter().rev() {
-            let out = m.tensor("relevance", &[shape.batch, shape.tokens])?;
+            let out = m.wide("relevance", &[shape.batch, shape.tokens])?;
             let relevance = Relevance { out, input: row, keep, gain };
             x.attention_row(m, relevance, block.qkv, block.lse, block.shape)?;
             row = out;

@@ -26,18 +26,18 @@ pub fn legrad_maps<X: Backend>(
     let (t, p, batch) = (model.grid.tokens(), model.grid.patches(), model.batch);
     let (tower, e) = (model.vision.tower(), model.vision.embed);
     let (d, g) = (tower.width, targets.count * batch);
-    let map = m.tensor("map.legrad", &[g, p])?;
+    let map = m.wide("map.legrad", &[g, p])?;
     x.fill(m, map, 0.0)?;
     for tape in &forward.blocks[from..] {
         let out: Tensor = forward.output(tape.layer);
         let mean = m.tensor("legrad.mean", &[batch, d])?;
         x.mean_tokens(m, mean, out, batch, t, d)?;
         let normed = m.tensor("legrad.normed", &[batch, d])?;
-        let stats = m.tensor("legrad.stats", &[batch, 2])?;
+        let stats = m.wide("legrad.stats", &[batch, 2])?;
         x.layer_norm(m, normed, stats, mean.rows(d), &model.vision.ln_post, batch)?;
         let embed = m.tensor("legrad.embed", &[batch, e])?;
-        x.linear(m, embed, normed.rows(d), &model.vision.projection, Epilogue::None, batch)?;
-        let cos = m.tensor("legrad.cos", &[batch, texts.count])?;
+        x.linear(m, embed, normed, &model.vision.projection, Epilogue::None, batch)?;
+        let cos = m.wide("legrad.cos", &[batch, texts.count])?;
         x.cosine(m, cos, embed, &texts.embeddings, batch, texts.count, e)?;
         let dembed = m.tensor("legrad.d.embed", &[g, e])?;
         let (kind, first) = (ScoreKind::Cosine, targets.first);

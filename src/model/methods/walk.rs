@@ -62,14 +62,14 @@ pub fn walk<X: Backend>(
         let (weights, tape) = (&model.vision.blocks[l], &forward.blocks[l]);
         let d_o = reverse::to_attention(x, m, weights, tower.activation, dx, tape, tower.mlp_width, g, scope)?;
         if l == needs.top && needs.keys.contains(&MapKey::GradEclip) {
-            let map = m.tensor("map.grad-eclip", &[g, p])?;
+            let map = m.wide("map.grad-eclip", &[g, p])?;
             x.grad_eclip(m, map, d_o, tape.qkv, tape.shape, g)?;
             append(maps, MapKey::GradEclip, m.download(map)?);
         }
         // r <- r + r A: the row of R = (I + A_{L-1}) .. (I + A_from) that the score reads.
         let mut relevance = None;
         if let (Some(input), true) = (row, needs.relevance(l)) {
-            let out = m.tensor("relevance", &[g, t])?;
+            let out = m.wide("relevance", &[g, t])?;
             relevance = Some(Relevance { out, input, keep: 1.0, gain: 1.0 });
             row = Some(out);
         }
@@ -82,7 +82,7 @@ pub fn walk<X: Backend>(
             append(maps, MapKey::Chefer(l), patches_of::<X>(m, row, t)?);
         }
         if needs.keys.contains(&MapKey::GradCam(l)) {
-            let map = m.tensor("map.grad-cam", &[g, p])?;
+            let map = m.wide("map.grad-cam", &[g, p])?;
             x.grad_cam(m, map, dx, tape.x, batch, t, d, g)?;
             append(maps, MapKey::GradCam(l), m.download(map)?);
         }
