@@ -104,7 +104,7 @@ DEV void forward(T* o, float* lse, const T* qkv, float scale, int causal, int qu
 }  // namespace attention
 
 #define ENTRY(T, W)                                                                                                    \
-    KERNEL void __launch_bounds__(attention::THREADS)                                                                  \
+    KERNEL void __launch_bounds__(attention::THREADS, W <= 64 ? 4 : 2)                                                 \
         attention_forward_d##W##__2__##T(T* o, float* lse, const T* qkv, float scale, int causal, int queries,         \
                                          int tokens, int H, int Dh) {                                                  \
         attention::forward<T, W>(o, lse, qkv, scale, causal, queries, tokens, H, Dh);                                  \

@@ -52,7 +52,7 @@ fn tiles(
 ) -> Option<(&'static Width, Shape)> {
     let width = WIDTHS.iter().find(|width| width.values >= s.head_dim)?;
     // A row is an odd number of 16-byte chunks.
-    let row = (width.values / target.storage.run() | 1) * 16;
+    let row = ((width.values / target.storage.run()) | 1) * 16;
     let shared = tiles * ROWS * row + extra;
     let is_served = target.architecture >= 80
         && s.head_dim.is_multiple_of(target.storage.run())
