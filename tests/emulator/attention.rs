@@ -141,10 +141,9 @@ fn exact<T: Storage>(x: &Inputs<T>, rounds: bool) -> Exact {
             let seen = if s.causal { i + 1 } else { t };
             let d_o = x.d_o(g, i, h);
             let dp: Vec<f64> = v.iter().map(|v| dot(&d_o, v)).collect();
-            for j in 1..t {
-                let w = 1.0 / (heads * s.queries) as f64;
-                e.legrad.add(g * (t - 1) + j - 1, (w, 0.0), &[dp[j].max(0.0)], mixed);
-            }
+            let w = 1.0 / (heads * s.queries) as f64;
+            let positive: Vec<f64> = dp[1..].iter().map(|dp| dp.max(0.0)).collect();
+            e.legrad.add(g * (t - 1), (w, 0.0), &positive, mixed);
             let score: Vec<f64> = k[..seen].iter().map(|k| dot(&q[i], k) * scale).collect();
             let most = score.iter().fold(f64::MIN, |m, &s| m.max(s));
             let sum: f64 = score.iter().map(|s| (s - most).exp()).sum();
