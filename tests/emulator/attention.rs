@@ -227,7 +227,7 @@ fn outcome<T: Storage + PartialEq + std::fmt::Debug>(
         (dqkv.download().unwrap(), row.download().unwrap())
     };
     let (dqkv, chefer) = reverse(true, true);
-    assert_eq!((reverse(true, false).0, reverse(false, true).1), (dqkv.clone(), chefer.clone()));
+    assert!(reverse(true, false).0 == dqkv && reverse(false, true).1 == chefer, "either alone gives the same bits");
 
     let (scratch, row) = (
         emulator.unwritten::<f32>(scratch_values(s, s.batch)).unwrap(),
