@@ -16,7 +16,7 @@ namespace attention {
 template <class T, int W>
 DEV void forward(T* o, float* lse, const T* qkv, float scale, int causal, int queries, int tokens, int H, int Dh) {
     DYNAMIC_SHARED(memory);
-    const u32 shared = shared_address(memory), stages = shared + TILE<W>;
+    const u32 shared = shared_address(memory), stages = shared + TILE<T, W>;
     const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
     const Place at = place(ceil_div(queries, ROWS), H);
     const int D = H * Dh, i0 = at.tile * ROWS, first = i0 + warp * 16;
@@ -27,16 +27,16 @@ DEV void forward(T* o, float* lse, const T* qkv, float scale, int causal, int qu
     const float unit = scale * LOG2_E;
 
     auto fill = [&](int step) {
-        const u32 stage = stages + step % STAGES * 2 * TILE<W>;
-        copy_rows<W>(stage, k, stride, step * ROWS, tokens, Dh);
-        copy_rows<W>(stage + TILE<W>, v, stride, step * ROWS, tokens, Dh);
+        const u32 stage = stages + step % STAGES * 2 * TILE<T, W>;
+        copy_rows<T, W>(stage, k, stride, step * ROWS, tokens, Dh);
+        copy_rows<T, W>(stage + TILE<T, W>, v, stride, step * ROWS, tokens, Dh);
         copy_async_commit();
     };
 
-    Fragments<W> a;
+    Operand<T, W> a;
     Sums<W> sum = {};
     float most[2] = {float_of(0xff800000), float_of(0xff800000)}, total[2] = {};
-    copy_rows<W>(shared, q, stride, i0, queries, Dh);
+    copy_rows<T, W>(shared, q, stride, i0, queries, Dh);
     fill(0);
     for (int step = 0; step < steps; step++) {
         copy_async_wait<0>();
@@ -44,8 +44,8 @@ DEV void forward(T* o, float* lse, const T* qkv, float scale, int causal, int qu
         block_barrier();
         if (step + 1 < steps) fill(step + 1);
         if (first >= queries) continue;
-        if (step == 0) load_fragments<W>(a, shared + warp * 16 * STRIDE<W>);
-        const u32 keys = stages + step % STAGES * 2 * TILE<W>, values = keys + TILE<W>;
+        if (step == 0) load_operand<T, W>(a, shared + warp * 16 * STRIDE<T, W>);
+        const u32 keys = stages + step % STAGES * 2 * TILE<T, W>, values = keys + TILE<T, W>;
         const int j0 = step * ROWS, groups = ceil_div(smaller(ROWS, seen - j0), 16);
         Sums<ROWS> s;
         scores<T, W, ROWS>(s, a, keys, groups);
@@ -98,24 +98,25 @@ DEV void forward(T* o, float* lse, const T* qkv, float scale, int causal, int qu
         }
     }
     store_rows<T, W>(o + i64(at.image) * queries * D + at.h * Dh, D, first, queries, Dh,
-                     memory + warp * 16 * STRIDE<W>, sum, factor);
+                     memory + warp * 16 * STRIDE<T, W>, sum, factor);
 }
 
 }  // namespace attention
 
 #define ENTRY(T, W)                                                                                                    \
-    KERNEL void __launch_bounds__(attention::THREADS)                                                                  \
+    KERNEL void __launch_bounds__(attention::THREADS, W <= 64 ? 4 : 2)                                                 \
         attention_forward_d##W##__2__##T(T* o, float* lse, const T* qkv, float scale, int causal, int queries,         \
                                          int tokens, int H, int Dh) {                                                  \
         attention::forward<T, W>(o, lse, qkv, scale, causal, queries, tokens, H, Dh);                                  \
     }                                                                                                                  \
     REGISTER_KERNEL(attention_forward_d##W##__2__##T)
-#define ENTRIES(W)                                                                                                     \
-    ENTRY(f16, W)                                                                                                      \
-    ENTRY(bf16, W)
+#define ENTRIES(T)                                                                                                     \
+    ENTRY(T, 32)                                                                                                       \
+    ENTRY(T, 64)                                                                                                       \
+    ENTRY(T, 80)                                                                                                       \
+    ENTRY(T, 96)                                                                                                       \
+    ENTRY(T, 112)
 
-ENTRIES(32)
-ENTRIES(64)
-ENTRIES(80)
-ENTRIES(96)
-ENTRIES(112)
+ENTRIES(f32)
+ENTRIES(f16)
+ENTRIES(bf16)

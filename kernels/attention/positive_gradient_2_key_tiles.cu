@@ -13,7 +13,7 @@
 #include "include/attention_keys.cuh"
 
 #define ENTRY(T, W)                                                                                                    \
-    KERNEL void __launch_bounds__(attention::THREADS)                                                                  \
+    KERNEL void __launch_bounds__(attention::THREADS, 4)                                                               \
         attention_positive_gradient_keys_d##W##__2__##T(float* columns, const T* d_o, const T* qkv, int queries,       \
                                                         int tokens, int B, int H, int Dh) {                            \
         attention::key_tile<T, W, false, true>({nullptr, columns, nullptr, nullptr, d_o, qkv, nullptr}, 1.0f, 0,       \
@@ -36,5 +36,6 @@
     }                                                                                                                  \
     REGISTER_KERNEL(attention_positive_gradient_heads__2__##T)
 
+ENTRIES(f32)
 ENTRIES(f16)
 ENTRIES(bf16)

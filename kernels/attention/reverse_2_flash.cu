@@ -21,7 +21,7 @@ template <class T, int W>
 DEV void query_tile(T* dqkv, float* statistics, const T* d_o, const T* qkv, const float* lse, float scale, int causal,
                     int queries, int tokens, int B, int H, int Dh) {
     DYNAMIC_SHARED(memory);
-    const u32 shared = shared_address(memory), stages = shared + 2 * TILE<W>;
+    const u32 shared = shared_address(memory), stages = shared + 2 * TILE<T, W>;
     const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
     const Place at = place(ceil_div(tokens, ROWS), H);
     const int D = H * Dh, b = at.image % B, i0 = at.tile * ROWS, first = i0 + warp * 16;
@@ -31,10 +31,10 @@ DEV void query_tile(T* dqkv, float* statistics, const T* d_o, const T* qkv, cons
     const float unit = scale * LOG2_E;
 
     auto fill = [&](int step) {
-        const u32 stage = stages + step % STAGES * 2 * TILE<W>;
+        const u32 stage = stages + step % STAGES * 2 * TILE<T, W>;
         const int j0 = (step < steps ? step : step - steps) * ROWS;
-        copy_rows<W>(stage, k, stride, j0, tokens, Dh);
-        copy_rows<W>(stage + TILE<W>, v, stride, j0, tokens, Dh);
+        copy_rows<T, W>(stage, k, stride, j0, tokens, Dh);
+        copy_rows<T, W>(stage + TILE<T, W>, v, stride, j0, tokens, Dh);
         copy_async_commit();
     };
 
@@ -46,8 +46,8 @@ DEV void query_tile(T* dqkv, float* statistics, const T* d_o, const T* qkv, cons
         if (query < queries) of_lse[half] = lse[(i64(b) * queries + query) * H + at.h] * LOG2_E;
     }
     if (steps > 0) {
-        copy_rows<W>(shared, q, stride, i0, queries, Dh);
-        copy_rows<W>(shared + TILE<W>, d_o + i64(at.image) * queries * D + at.h * Dh, D, i0, queries, Dh);
+        copy_rows<T, W>(shared, q, stride, i0, queries, Dh);
+        copy_rows<T, W>(shared + TILE<T, W>, d_o + i64(at.image) * queries * D + at.h * Dh, D, i0, queries, Dh);
         fill(0);
     }
     for (int step = 0; step < 2 * steps; step++) {
@@ -57,14 +57,14 @@ DEV void query_tile(T* dqkv, float* statistics, const T* d_o, const T* qkv, cons
         if (step + 1 < 2 * steps) fill(step + 1);
         if (first >= queries) continue;
         const bool is_second = step >= steps;
-        const u32 keys = stages + step % STAGES * 2 * TILE<W>, own = shared + warp * 16 * STRIDE<W>;
+        const u32 keys = stages + step % STAGES * 2 * TILE<T, W>, own = shared + warp * 16 * STRIDE<T, W>;
         const int j0 = (is_second ? step - steps : step) * ROWS, groups = ceil_div(smaller(ROWS, seen - j0), 16);
         Sums<ROWS> p, dp;
-        Fragments<W> a;
-        load_fragments<W>(a, own);
+        Operand<T, W> a;
+        load_operand<T, W>(a, own);
         scores<T, W, ROWS>(p, a, keys, groups);
-        load_fragments<W>(a, own + TILE<W>);
-        scores<T, W, ROWS>(dp, a, keys + TILE<W>, groups);
+        load_operand<T, W>(a, own + TILE<T, W>);
+        scores<T, W, ROWS>(dp, a, keys + TILE<T, W>, groups);
         const bool has_unseen = j0 + ROWS > tokens || (causal && j0 + ROWS > first);
 #pragma unroll
         for (int j = 0; j < ROWS / 8; j++) {
@@ -108,20 +108,20 @@ DEV void query_tile(T* dqkv, float* statistics, const T* d_o, const T* qkv, cons
         }
     }
     store_rows<T, W>(dqkv + at.image * tokens * stride + at.h * Dh, stride, first, tokens, Dh,
-                     memory + warp * 16 * STRIDE<W>, dq, {scale, scale});
+                     memory + warp * 16 * STRIDE<T, W>, dq, {scale, scale});
 }
 
 }  // namespace attention
 
 #define ENTRY(T, W)                                                                                                    \
-    KERNEL void __launch_bounds__(attention::THREADS)                                                                  \
+    KERNEL void __launch_bounds__(attention::THREADS, 2)                                                               \
         attention_reverse_queries_d##W##__2__##T(T* dqkv, float* statistics, const T* d_o, const T* qkv,               \
                                                  const float* lse, float scale, int causal, int queries, int tokens,   \
                                                  int B, int H, int Dh) {                                               \
         attention::query_tile<T, W>(dqkv, statistics, d_o, qkv, lse, scale, causal, queries, tokens, B, H, Dh);        \
     }                                                                                                                  \
     REGISTER_KERNEL(attention_reverse_queries_d##W##__2__##T)                                                          \
-    KERNEL void __launch_bounds__(attention::THREADS)                                                                  \
+    KERNEL void __launch_bounds__(attention::THREADS, 2)                                                               \
         attention_reverse_keys_d##W##__2__##T(T* dqkv, float* columns, const float* r_in, const float* statistics,     \
                                               const T* d_o, const T* qkv, const float* lse, float scale, int causal,   \
                                               int queries, int tokens, int B, int H, int Dh) {                         \
@@ -144,5 +144,6 @@ DEV void query_tile(T* dqkv, float* statistics, const T* d_o, const T* qkv, cons
     }                                                                                                                  \
     REGISTER_KERNEL(attention_reverse_heads__2__##T)
 
+ENTRIES(f32)
 ENTRIES(f16)
 ENTRIES(bf16)

@@ -13,7 +13,7 @@
 #include "include/attention_keys.cuh"
 
 #define ENTRY(T, W)                                                                                                    \
-    KERNEL void __launch_bounds__(attention::THREADS)                                                                  \
+    KERNEL void __launch_bounds__(attention::THREADS, 4)                                                               \
         attention_row_keys_d##W##__2__##T(float* columns, const float* r_in, const T* qkv, const float* lse,           \
                                           float scale, int causal, int queries, int tokens, int B, int H, int Dh) {    \
         attention::key_tile<T, W, true, false>({nullptr, columns, r_in, nullptr, nullptr, qkv, lse}, scale, causal,    \
@@ -35,5 +35,6 @@
     }                                                                                                                  \
     REGISTER_KERNEL(attention_row_heads__2__##T)
 
+ENTRIES(f32)
 ENTRIES(f16)
 ENTRIES(bf16)

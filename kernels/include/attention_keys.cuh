@@ -22,17 +22,15 @@ template <class T> struct KeyTensors {
     const float* lse;         // (B,queries,H)
 };
 
-// Tiles of shared memory: keys or values and two stages of queries or dO, for each of P and dP; then the query records.
-template <int W, bool HAS_P, bool HAS_DP> constexpr int KEY_BYTES = (HAS_P + HAS_DP) * 3 * TILE<W> + STAGES * ROWS * 16;
-
+// Shared memory holds keys or values and two stages of queries or dO, for each of P and dP, then 2 KiB of records.
 template <class T, int W, bool HAS_P, bool HAS_DP>
 DEV void key_tile(const KeyTensors<T>& x, float scale, int causal, int queries, int tokens, int B, int H, int Dh) {
     // Query columns at a time: two products of them and two gradients of W columns must fit in registers.
     constexpr int COLUMNS = W <= 64 ? 64 : 32;
-    constexpr int SIDES = HAS_P + HAS_DP, DP_SIDE = HAS_P ? TILE<W> : 0;
+    constexpr int SIDES = HAS_P + HAS_DP, DP_SIDE = HAS_P ? TILE<T, W> : 0;
     DYNAMIC_SHARED(memory);
-    const u32 shared = shared_address(memory), stages = shared + SIDES * TILE<W>;
-    float* records = reinterpret_cast<float*>(memory + SIDES * 3 * TILE<W>);
+    const u32 shared = shared_address(memory), stages = shared + SIDES * TILE<T, W>;
+    float* records = reinterpret_cast<float*>(memory + SIDES * 3 * TILE<T, W>);
     const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
     const Place at = place(ceil_div(tokens, ROWS), H);
     const int D = H * Dh, b = at.image % B, j0 = at.tile * ROWS, first = j0 + warp * 16;
@@ -43,9 +41,9 @@ DEV void key_tile(const KeyTensors<T>& x, float scale, int causal, int queries, 
     const float unit = scale * LOG2_E;
 
     auto fill = [&](int step) {
-        const u32 stage = stages + step % STAGES * SIDES * TILE<W>;
-        if constexpr (HAS_P) copy_rows<W>(stage, q, stride, step * ROWS, queries, Dh);
-        if constexpr (HAS_DP) copy_rows<W>(stage + DP_SIDE, d_o, D, step * ROWS, queries, Dh);
+        const u32 stage = stages + step % STAGES * SIDES * TILE<T, W>;
+        if constexpr (HAS_P) copy_rows<T, W>(stage, q, stride, step * ROWS, queries, Dh);
+        if constexpr (HAS_DP) copy_rows<T, W>(stage + DP_SIDE, d_o, D, step * ROWS, queries, Dh);
         copy_async_commit();
     };
     // The record of a thread's query, on its way from memory while the tile before is computed with.
@@ -58,8 +56,9 @@ DEV void key_tile(const KeyTensors<T>& x, float scale, int causal, int queries, 
         record.at[WEIGHT] = x.r_in ? x.r_in[image + i] : 1.0f;
         if constexpr (HAS_P) record.at[LSE] = x.lse[(i64(b) * queries + i) * H + at.h] * LOG2_E;
         if (HAS_P && HAS_DP && x.dqkv) {
-            record.at[INVERSE] = x.statistics[(head * queries + i) * 2];
-            record.at[DELTA] = x.statistics[(head * queries + i) * 2 + 1];
+            const u64 both = reinterpret_cast<const u64*>(x.statistics)[head * queries + i];
+            record.at[INVERSE] = float_of(u32(both));
+            record.at[DELTA] = float_of(u32(both >> 32));
         }
     };
     auto put = [&](int step) {
@@ -69,8 +68,8 @@ DEV void key_tile(const KeyTensors<T>& x, float scale, int causal, int queries, 
     Sums<W> dk = {}, dv = {};
     float column[2] = {};
     if (start < end) {
-        if constexpr (HAS_P) copy_rows<W>(shared, k, stride, j0, tokens, Dh);
-        if constexpr (HAS_DP) copy_rows<W>(shared + DP_SIDE, v, stride, j0, tokens, Dh);
+        if constexpr (HAS_P) copy_rows<T, W>(shared, k, stride, j0, tokens, Dh);
+        if constexpr (HAS_DP) copy_rows<T, W>(shared + DP_SIDE, v, stride, j0, tokens, Dh);
         fill(start);
         fetch(start);
         put(start);
@@ -83,21 +82,21 @@ DEV void key_tile(const KeyTensors<T>& x, float scale, int causal, int queries, 
             fill(step + 1);
             fetch(step + 1);
         }
-        const u32 stage = stages + step % STAGES * SIDES * TILE<W>;
+        const u32 stage = stages + step % STAGES * SIDES * TILE<T, W>;
 #pragma unroll 1
         for (int c0 = 0; c0 < ROWS; c0 += COLUMNS) {
             const int i0 = step * ROWS + c0;
             if (first >= tokens || i0 >= queries) break;
             const int groups = ceil_div(smaller(COLUMNS, queries - i0), 16);
-            const u32 rows = stage + c0 * STRIDE<W>, own = shared + warp * 16 * STRIDE<W>;
+            const u32 rows = stage + c0 * STRIDE<T, W>, own = shared + warp * 16 * STRIDE<T, W>;
             Sums<COLUMNS> p, dp;  // transposed: a row is a key
-            Fragments<W> a;
+            Operand<T, W> a;
             if constexpr (HAS_P) {
-                load_fragments<W>(a, own);
+                load_operand<T, W>(a, own);
                 scores<T, W, COLUMNS>(p, a, rows, groups);
             }
             if constexpr (HAS_DP) {
-                load_fragments<W>(a, own + DP_SIDE);
+                load_operand<T, W>(a, own + DP_SIDE);
                 scores<T, W, COLUMNS>(dp, a, rows + DP_SIDE, groups);
             }
 #pragma unroll
@@ -139,7 +138,7 @@ DEV void key_tile(const KeyTensors<T>& x, float scale, int causal, int queries, 
     if constexpr (HAS_P && HAS_DP) {
         if (!x.dqkv) return;
         T* to = x.dqkv + image * stride + D + at.h * Dh;
-        unsigned char* own = memory + warp * 16 * STRIDE<W>;
+        unsigned char* own = memory + warp * 16 * STRIDE<T, W>;
         store_rows<T, W>(to, stride, first, tokens, Dh, own, dk, {scale, scale});
         store_rows<T, W>(to + D, stride, first, tokens, Dh, own, dv, {1.0f, 1.0f});
     }

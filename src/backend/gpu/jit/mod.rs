@@ -58,6 +58,8 @@ macro_rules! sources {
 /// The headers that kernels include.
 pub const HEADERS: &[Source] = sources![
     "include/activation.cuh",
+    "include/attention.cuh",
+    "include/attention_keys.cuh",
     "include/barrier.cuh",
     "include/copy_async.cuh",
     "include/exact.cuh",
@@ -81,9 +83,13 @@ pub const HEADERS: &[Source] = sources![
 /// The kernels, one file a rung.
 pub const KERNELS: &[Source] = sources![
     "attention/forward_1_warp_per_row.cu",
+    "attention/forward_2_flash.cu",
     "attention/positive_gradient_1_thread_per_value.cu",
+    "attention/positive_gradient_2_key_tiles.cu",
     "attention/reverse_1_block_per_head.cu",
+    "attention/reverse_2_flash.cu",
     "attention/row_1_thread_per_value.cu",
+    "attention/row_2_key_tiles.cu",
     "gemm/forward_1_thread_per_value.cu",
     "gemm/forward_2_mma_stages.cu",
     "gemm/forward_3_tma_wgmma.cu",
