@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr, thread};
 
-use super::runner::{DeviceRunner, Runner};
+use super::{
+    Options,
+    runner::{DeviceRunner, Runner},
+};
 use crate::{
     Error, Result,
     backend::{
@@ -12,7 +15,6 @@ use crate::{
             jit::{HostCxx, Mode, cache_folder},
             launch::Storage,
             open,
-            registry::Forced,
         },
     },
 };
@@ -68,10 +70,13 @@ impl fmt::Display for Device {
 
 impl Device {
     /// The device that is meant, and why it was chosen.
-    pub fn choose(self) -> (Device, String) {
+    pub fn choose(self, dtype: AskedDtype) -> (Device, String) {
         // Only `auto` looks for a driver: the emulated device must be the first that this process loads.
         if self != Device::Auto {
             return (self, "as asked for".into());
+        }
+        if dtype.0 == Some(Dtype::F64) {
+            return (Device::Cpu, "auto: f64 is computed on the CPU only".into());
         }
         match open::cuda_devices() {
             Ok(1) => (Device::Cuda(0), "auto: there is a GPU".into()),
@@ -183,25 +188,25 @@ impl AskedDtype {
 ///
 /// # Errors
 /// [`Error::Device`] when it is not there, [`Error::Usage`] for a type or rungs that it does not have.
-pub fn open(device: Device, dtype: Dtype, forced: &Forced) -> Result<Box<dyn Runner>> {
-    if let (Device::Cpu | Device::Auto, false) = (device, forced.is_empty()) {
+pub fn open(device: Device, dtype: Dtype, options: &Options) -> Result<Box<dyn Runner>> {
+    if let (Device::Cpu | Device::Auto, false) = (device, options.kernels.is_empty()) {
         return Err(Error::usage("--kernel chooses among GPU kernels, but the device is the CPU"));
     }
-    let name = device.to_string();
+    let opening = |storage| {
+        let cache = options.kernel_cache.clone().map_or_else(cache_folder, Ok)?;
+        Ok(open::Opening { name: device.to_string(), storage, forced: options.kernels.clone(), cache })
+    };
     Ok(match (device, dtype) {
         (Device::Cpu | Device::Auto, Dtype::F64) => Box::new(DeviceRunner::new(Cpu::<f64>::new())),
         (Device::Cpu | Device::Auto, _) => Box::new(DeviceRunner::new(Cpu::<f32>::new())),
-        (Device::Cuda(number), _) => {
-            let _ = number;
-            return Err(Error::usage(name));
-        }
+        (Device::Cuda(number), _) => Box::new(DeviceRunner::new(open::cuda(number, opening(dtype.storage()?)?)?)),
         (Device::Emulated { checked }, _) => {
             let settings = Settings {
                 mode: if checked { Mode::Checked } else { Mode::Fast },
                 threads: thread::available_parallelism().map_or(1, |n| n.get() as u32),
                 ..Settings::fast()
             };
-            Box::new(DeviceRunner::new(open::open_emulated(settings, name, dtype.storage()?, forced.clone())?))
+            Box::new(DeviceRunner::new(open::emulated(settings, opening(dtype.storage()?)?)?))
         }
     })
 }
