@@ -24,7 +24,8 @@ fn verify_all(dtype: Dtype) {
     for path in fixtures() {
         let options = Options { dtype, ..Options::default() };
         match verify(&path, &options) {
-            Ok(rows) => {
+            Ok(verified) => {
+                let rows = verified.tensors;
                 tensors += rows.len();
                 for row in rows.iter().filter(|row| !row.ok()) {
                     failures.push(format!(

@@ -192,8 +192,7 @@ pub fn open(device: Device, dtype: Dtype, forced: &Forced) -> Result<Box<dyn Run
         (Device::Cpu | Device::Auto, Dtype::F64) => Box::new(DeviceRunner::new(Cpu::<f64>::new())),
         (Device::Cpu | Device::Auto, _) => Box::new(DeviceRunner::new(Cpu::<f32>::new())),
         (Device::Cuda(number), _) => {
-            let _ = number;
-            return Err(Error::usage(name));
+            Box::new(DeviceRunner::new(open::open_cuda(number, name, dtype.storage()?, forced.clone())?))
         }
         (Device::Emulated { checked }, _) => {
             let settings = Settings {

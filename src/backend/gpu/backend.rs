@@ -124,6 +124,10 @@ impl Device for GpuBackend {
     fn sae_sizes(&self, sae: &GpuSae) -> (usize, usize) {
         (sae.sae.rule.latents, sae.sae.rule.width)
     }
+
+    fn kernels_used(&self) -> Vec<String> {
+        self.0.rungs.used()
+    }
 }
 
 impl Backend for GpuBackend {

@@ -57,7 +57,8 @@ pub struct Gpu {
     pub name: String,
     /// What its kernels are made for.
     pub target: Target,
-    rungs: Rungs,
+    /// Which rungs run.
+    pub rungs: Rungs,
     stream: Arc<CudaStream>,
     compile: Compile,
     findings: fn() -> Option<String>,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     str::FromStr,
     sync::{Mutex, PoisonError},
 };
@@ -161,6 +162,14 @@ impl Forced {
     /// Whether none is asked for.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Forced {
+    /// As `VITSCOPE_KERNEL` takes them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.0.iter().map(|(ladder, rung)| format!("{ladder}={rung}")).collect();
+        f.write_str(&names.join(","))
     }
 }
 
