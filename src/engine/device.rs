@@ -1,6 +1,6 @@
 //! Which device computes, in which type.
 
-use std::{fmt, str::FromStr, thread};
+use std::{fmt, str::FromStr, sync::Arc, thread};
 
 use super::runner::{DeviceRunner, Runner};
 use crate::{
@@ -8,6 +8,8 @@ use crate::{
     backend::{
         cpu::Cpu,
         gpu::{
+            backend::GpuBackend,
+            device::Gpu,
             emulator::Settings,
             jit::{HostCxx, Mode, cache_folder},
             launch::Storage,
@@ -82,6 +84,11 @@ impl Device {
 }
 
 impl Device {
+    /// Whether it is an emulated GPU.
+    pub fn is_emulated(self) -> bool {
+        matches!(self, Device::Emulated { .. })
+    }
+
     /// Whether the device is there.
     ///
     /// # Errors
@@ -187,20 +194,35 @@ pub fn open(device: Device, dtype: Dtype, forced: &Forced) -> Result<Box<dyn Run
     if let (Device::Cpu | Device::Auto, false) = (device, forced.is_empty()) {
         return Err(Error::usage("--kernel chooses among GPU kernels, but the device is the CPU"));
     }
-    let name = device.to_string();
     Ok(match (device, dtype) {
         (Device::Cpu | Device::Auto, Dtype::F64) => Box::new(DeviceRunner::new(Cpu::<f64>::new())),
         (Device::Cpu | Device::Auto, _) => Box::new(DeviceRunner::new(Cpu::<f32>::new())),
-        (Device::Cuda(number), _) => {
-            Box::new(DeviceRunner::new(open::open_cuda(number, name, dtype.storage()?, forced.clone())?))
+        (Device::Cuda(_) | Device::Emulated { .. }, _) => {
+            let gpu = open_gpu(device, dtype, forced, false)?;
+            Box::new(DeviceRunner::new(GpuBackend::new(gpu)))
         }
-        (Device::Emulated { checked }, _) => {
+    })
+}
+
+/// Opens a GPU, real or emulated. With `counts` the emulated one checks, and counts what accesses cost.
+///
+/// # Errors
+/// As [`open`]; [`Error::Usage`] for the processor, which has no kernels.
+pub fn open_gpu(device: Device, dtype: Dtype, forced: &Forced, counts: bool) -> Result<Arc<Gpu>> {
+    let (name, storage) = (device.to_string(), dtype.storage()?);
+    match device {
+        Device::Cpu | Device::Auto => Err(Error::usage(
+            "there are kernels on a GPU only: give --device cuda, or --device emulated to count what they do",
+        )),
+        Device::Cuda(number) => open::open_cuda(number, name, storage, forced.clone()),
+        Device::Emulated { checked } => {
             let settings = Settings {
-                mode: if checked { Mode::Checked } else { Mode::Fast },
+                mode: if checked || counts { Mode::Checked } else { Mode::Fast },
+                counts,
                 threads: thread::available_parallelism().map_or(1, |n| n.get() as u32),
                 ..Settings::fast()
             };
-            Box::new(DeviceRunner::new(open::open_emulated(settings, name, dtype.storage()?, forced.clone())?))
+            open::open_emulated(settings, name, storage, forced.clone())
         }
-    })
+    }
 }

@@ -2,6 +2,7 @@
 //! an [`Explanation`] is the answer for one image.
 
 mod bench;
+mod bench_kernels;
 mod device;
 mod embed;
 mod explain;
@@ -15,6 +16,7 @@ mod texts;
 mod verify;
 
 pub use bench::{BenchPass, Timed};
+pub use bench_kernels::{KernelBench, KernelReport, bench_kernels};
 pub use device::{AskedDtype, Device, Dtype};
 pub use embed::EmbeddedImages;
 pub use explain::{Explanation, MapValues, Pictured};
@@ -84,6 +86,11 @@ impl Engine {
     /// Number of blocks of the image tower.
     pub fn layers(&self) -> usize {
         self.checkpoint.config.vision.tower.layers
+    }
+
+    /// Whether a GPU is emulated: times are then not a GPU's.
+    pub fn is_emulated(&self) -> bool {
+        self.device.parse().is_ok_and(Device::is_emulated)
     }
 
     /// The GPU kernels that ran so far, such as `gemm_forward=3`; none on the CPU.

@@ -1,12 +1,11 @@
 //! A device by its name: the driver that is loaded and the compiler that makes images for it.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
 use cudarc::driver::CudaContext;
 
 use super::{
     architecture::Architecture,
-    backend::GpuBackend,
     device::{Gpu, Setup},
     emulator::Settings,
     jit::{HostCxx, Nvrtc, Source, Wanted, cache_folder},
@@ -37,7 +36,7 @@ pub fn cuda_devices() -> Result<usize> {
 ///
 /// # Errors
 /// [`Error::Device`] without a driver, without this GPU, or without the run-time compiler.
-pub fn open_cuda(number: usize, name: String, storage: Storage, forced: Forced) -> Result<GpuBackend> {
+pub fn open_cuda(number: usize, name: String, storage: Storage, forced: Forced) -> Result<Arc<Gpu>> {
     let count = cuda_devices()?;
     if number >= count {
         return Err(Error::Device { device: name, reason: format!("there are {count} GPUs, numbered from 0") });
@@ -47,14 +46,14 @@ pub fn open_cuda(number: usize, name: String, storage: Storage, forced: Forced) 
         nvrtc.cubin(Wanted { source, architecture: Architecture::of(architecture), defines: &[] })?.image()
     };
     let setup = Setup { name, storage, rungs: Rungs::new(forced), compile: Box::new(compile), findings: || None };
-    Ok(GpuBackend::new(Gpu::open(number, setup)?))
+    Gpu::open(number, setup)
 }
 
 /// The emulated GPU, behind the driver's interface.
 ///
 /// # Errors
 /// [`Error::Device`] without a C++ compiler, or when this process has a real driver already.
-pub fn open_emulated(settings: Settings, name: String, storage: Storage, forced: Forced) -> Result<GpuBackend> {
+pub fn open_emulated(settings: Settings, name: String, storage: Storage, forced: Forced) -> Result<Arc<Gpu>> {
     let cxx = HostCxx::find(&cache_folder()?)?;
     stand_in::load(&cxx, settings)?;
     let compile = move |source: &Source, _| {
@@ -63,5 +62,5 @@ pub fn open_emulated(settings: Settings, name: String, storage: Storage, forced:
     };
     let (rungs, findings) = (Rungs::new(forced), stand_in::findings);
     let setup = Setup { name, storage, rungs, compile: Box::new(compile), findings };
-    Ok(GpuBackend::new(Gpu::open(0, setup)?))
+    Gpu::open(0, setup)
 }
