@@ -12,7 +12,7 @@ use vitscope::{
         AttentionShape, Backend, Memory, PatchGrid, Plan, Relevance,
         cpu::{Cpu, CpuMemory},
     },
-    engine::{Dtype, Engine, Explanation, Options, Question, Request, SaeRequest},
+    engine::{AskedDtype, Dtype, Engine, Explanation, Options, Question, Request, SaeRequest},
     model::{Edit, Splice, Through, Tokens, pass::MapKey},
     text::Template,
     weights::{SaeWeights, Source},
@@ -35,7 +35,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn open(model: &Path, dtype: Dtype) -> Engine {
-    let options = Options { dtype, ..Options::default() };
+    let options = Options { dtype: AskedDtype(Some(dtype)), ..Options::default() };
     Engine::open(&Source::Path(model.to_path_buf()), &options).unwrap()
 }
 

@@ -223,6 +223,21 @@ pub trait Backend {
     /// Prepares a weight matrix (rows, cols) from row-major values.
     fn matrix(&self, rows: usize, cols: usize, values: Vec<f32>) -> Result<Self::Matrix>;
 
+    /// Prepares the patch embedding's weight (rows, cols) as [`Backend::patch_embed`] takes it.
+    fn patch_matrix(&self, rows: usize, cols: usize, values: Vec<f32>) -> Result<Self::Matrix> {
+        self.matrix(rows, cols, values)
+    }
+
+    /// Length of a row of scratch that holds a patch of `values` pixels: more where the device likes even rows.
+    fn patch_row(&self, values: usize) -> usize {
+        values
+    }
+
+    /// Rows whose SAE pre-activations are held at a time.
+    fn sae_rows(&self) -> usize {
+        64
+    }
+
     /// Prepares parameters.
     fn vector(&self, values: impl ExactSizeIterator<Item = f64>) -> Result<Self::Vector>;
 
@@ -231,7 +246,7 @@ pub trait Backend {
 
     /// `x` (B,T,D) = [cls; patches W^T] + positions, from pixels (B,3,R,R).
     ///
-    /// `patches` (B,T,3 p p) is scratch. `positions` is (T,D).
+    /// `patches` (B,T,[`patch_row`](Backend::patch_row)) is scratch. `positions` is (T,D).
     fn patch_embed(
         &self,
         m: &mut Self::Memory,
@@ -245,7 +260,7 @@ pub trait Backend {
         grid: PatchGrid,
     ) -> Result<()>;
 
-    /// `dpixels` (G,3,R,R) from `dx` (G,T,D); `dpatches` (G,T,3 p p) is scratch.
+    /// `dpixels` (G,3,R,R) from `dx` (G,T,D); `dpatches` (G,T,[`patch_row`](Backend::patch_row)) is scratch.
     fn patch_embed_reverse(
         &self,
         m: &mut Self::Memory,

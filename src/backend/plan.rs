@@ -377,6 +377,18 @@ impl<B: Backend> Backend for Recorder<'_, B> {
         self.backend.matrix(rows, cols, values)
     }
 
+    fn patch_matrix(&self, rows: usize, cols: usize, values: Vec<f32>) -> Result<Self::Matrix> {
+        self.backend.patch_matrix(rows, cols, values)
+    }
+
+    fn patch_row(&self, values: usize) -> usize {
+        self.backend.patch_row(values)
+    }
+
+    fn sae_rows(&self) -> usize {
+        self.backend.sae_rows()
+    }
+
     fn vector(&self, values: impl ExactSizeIterator<Item = f64>) -> Result<Self::Vector> {
         self.backend.vector(values)
     }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use vitscope::{
     Error,
     backend::gpu::jit::{HostCxx, Nvdisasm, Nvrtc, cache_folder},
-    engine::Device,
+    engine::{AskedDtype, Device},
     weights::{HubCache, HubId},
 };
 
@@ -34,7 +34,7 @@ pub fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<ExitCode> {
     let mut rows = machine();
     rows.extend(compilers());
     rows.extend(folders());
-    let (device, why) = args.device.choose();
+    let (device, why) = args.device.choose(AskedDtype::default());
     let found = device.find();
     rows.push(("device asked", args.device.to_string()));
     rows.push(("device used", found.as_ref().map_or("none".into(), |()| device.to_string())));

@@ -39,7 +39,8 @@ pub fn open(args: &ModelArgs, console: &Console) -> anyhow::Result<Engine> {
     if let Source::Hub(id) = &source {
         super::download::fetch(id, console)?;
     }
-    let options = Options { device: args.device, dtype: args.dtype, seed: args.seed, kernels: args.kernels.forced() };
+    let (kernels, seed) = (args.kernels.forced(), args.seed);
+    let options = Options { device: args.device, dtype: args.dtype, kernels, seed, ..Options::default() };
     let engine = Engine::open(&source, &options)?;
     console.detail(&format!(
         "model {}, {} on {} ({})",

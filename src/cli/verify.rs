@@ -33,8 +33,9 @@ pub struct VerifyArgs {
 
 /// Verifies all fixtures; an error when one tensor is outside its bound.
 pub fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<ExitCode> {
-    let options = Options { device: args.device, dtype: args.dtype, seed: 0, kernels: args.kernels.forced() };
-    let dtype = args.dtype.on(args.device.choose().0)?;
+    let kernels = args.kernels.forced();
+    let options = Options { device: args.device, dtype: args.dtype, kernels, ..Options::default() };
+    let dtype = args.dtype.on(args.device.choose(args.dtype).0)?;
     let fixtures = files(&args.fixtures)?;
     let (mut rows, mut lines) = (Vec::new(), Vec::new());
     let (mut tensors, mut failed, mut kernels) = (0, 0, BTreeSet::new());

@@ -83,9 +83,9 @@ pub fn bench_kernels(
         ));
     }
     let checkpoint = open_source(source, options.seed)?;
-    let (device, _) = options.device.choose();
+    let (device, _) = options.device.choose(options.dtype);
     let dtype = options.dtype.on(device)?;
-    let gpu = device::open_gpu(device, dtype, &options.kernels, true)?;
+    let gpu = device::open_gpu(device, dtype, options, true)?;
     let is_emulated = device.is_emulated();
     let meter = if is_emulated { Meter::Counters } else { Meter::time(&gpu, asked.warm, asked.repeat.max(1))? };
     let (vision, card) = (&checkpoint.config.vision, gpu.card()?);

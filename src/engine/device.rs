@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr, sync::Arc, thread};
 
-use super::runner::{DeviceRunner, Runner};
+use super::{
+    Options,
+    runner::{DeviceRunner, Runner},
+};
 use crate::{
     Error, Result,
     backend::{
@@ -14,7 +17,6 @@ use crate::{
             jit::{HostCxx, Mode, cache_folder},
             launch::Storage,
             open,
-            registry::Forced,
         },
     },
 };
@@ -70,10 +72,13 @@ impl fmt::Display for Device {
 
 impl Device {
     /// The device that is meant, and why it was chosen.
-    pub fn choose(self) -> (Device, String) {
+    pub fn choose(self, dtype: AskedDtype) -> (Device, String) {
         // Only `auto` looks for a driver: the emulated device must be the first that this process loads.
         if self != Device::Auto {
             return (self, "as asked for".into());
+        }
+        if dtype.0 == Some(Dtype::F64) {
+            return (Device::Cpu, "auto: f64 is computed on the CPU only".into());
         }
         match open::cuda_devices() {
             Ok(1) => (Device::Cuda(0), "auto: there is a GPU".into()),
@@ -190,15 +195,15 @@ impl AskedDtype {
 ///
 /// # Errors
 /// [`Error::Device`] when it is not there, [`Error::Usage`] for a type or rungs that it does not have.
-pub fn open(device: Device, dtype: Dtype, forced: &Forced) -> Result<Box<dyn Runner>> {
-    if let (Device::Cpu | Device::Auto, false) = (device, forced.is_empty()) {
+pub fn open(device: Device, dtype: Dtype, options: &Options) -> Result<Box<dyn Runner>> {
+    if let (Device::Cpu | Device::Auto, false) = (device, options.kernels.is_empty()) {
         return Err(Error::usage("--kernel chooses among GPU kernels, but the device is the CPU"));
     }
     Ok(match (device, dtype) {
         (Device::Cpu | Device::Auto, Dtype::F64) => Box::new(DeviceRunner::new(Cpu::<f64>::new())),
         (Device::Cpu | Device::Auto, _) => Box::new(DeviceRunner::new(Cpu::<f32>::new())),
         (Device::Cuda(_) | Device::Emulated { .. }, _) => {
-            let gpu = open_gpu(device, dtype, forced, false)?;
+            let gpu = open_gpu(device, dtype, options, false)?;
             Box::new(DeviceRunner::new(GpuBackend::new(gpu)))
         }
     })
@@ -208,13 +213,17 @@ pub fn open(device: Device, dtype: Dtype, forced: &Forced) -> Result<Box<dyn Run
 ///
 /// # Errors
 /// As [`open`]; [`Error::Usage`] for the processor, which has no kernels.
-pub fn open_gpu(device: Device, dtype: Dtype, forced: &Forced, counts: bool) -> Result<Arc<Gpu>> {
-    let (name, storage) = (device.to_string(), dtype.storage()?);
+pub fn open_gpu(device: Device, dtype: Dtype, options: &Options, counts: bool) -> Result<Arc<Gpu>> {
+    let opening = || {
+        let cache = options.kernel_cache.clone().map_or_else(cache_folder, Ok)?;
+        let (name, forced) = (device.to_string(), options.kernels.clone());
+        Ok(open::Opening { name, storage: dtype.storage()?, forced, cache })
+    };
     match device {
         Device::Cpu | Device::Auto => Err(Error::usage(
             "there are kernels on a GPU only: give --device cuda, or --device emulated to count what they do",
         )),
-        Device::Cuda(number) => open::open_cuda(number, name, storage, forced.clone()),
+        Device::Cuda(number) => open::cuda(number, opening()?),
         Device::Emulated { checked } => {
             let settings = Settings {
                 mode: if checked || counts { Mode::Checked } else { Mode::Fast },
@@ -222,7 +231,7 @@ pub fn open_gpu(device: Device, dtype: Dtype, forced: &Forced, counts: bool) -> 
                 threads: thread::available_parallelism().map_or(1, |n| n.get() as u32),
                 ..Settings::fast()
             };
-            open::open_emulated(settings, name, storage, forced.clone())
+            open::emulated(settings, opening()?)
         }
     }
 }

@@ -74,9 +74,9 @@ impl Engine {
             Source::Demo => demo::tokenizer()?,
             _ => texts::tokenizer(&checkpoint)?,
         };
-        let (device, why_device) = options.device.choose();
+        let (device, why_device) = options.device.choose(options.dtype);
         let dtype = options.dtype.on(device)?;
-        let runner = device::open(device, dtype, &options.kernels)?;
+        let runner = device::open(device, dtype, options)?;
         let device = device.to_string();
         let vision_loaded = false;
         let forced = options.kernels.clone();

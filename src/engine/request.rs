@@ -1,5 +1,7 @@
 //! Requests: what is asked, checked against the model once, before anything runs.
 
+use std::path::PathBuf;
+
 use super::{
     AskedDtype, Device, Engine,
     runner::{Job, JobObjective, JobSplice},
@@ -21,6 +23,8 @@ pub struct Options {
     pub dtype: AskedDtype,
     /// The rungs of a GPU's kernels that must run.
     pub kernels: Forced,
+    /// Where compiled kernels are kept; [`cache_folder`](crate::backend::gpu::jit::cache_folder) when absent.
+    pub kernel_cache: Option<PathBuf>,
     /// Seed of random weights.
     pub seed: u64,
 }

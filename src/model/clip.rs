@@ -141,7 +141,7 @@ impl<M, V> Vision<M, V> {
         let (d, eps, p) = (config.tower.width, config.tower.eps, config.patch);
         let patch = checkpoint.read("vision_model.embeddings.patch_embedding.weight", &[d, 3, p, p])?;
         Ok(Vision {
-            patch: backend.matrix(d, 3 * p * p, patch)?,
+            patch: backend.patch_matrix(d, 3 * p * p, patch)?,
             cls: read.vector("vision_model.embeddings.class_embedding", d)?,
             positions: checkpoint.read("vision_model.embeddings.position_embedding.weight", &[config.tokens(), d])?,
             ln_pre: read.norm("vision_model.pre_layrnorm", d, eps)?,

@@ -62,7 +62,7 @@ pub fn embed<X: Backend>(
     grid: PatchGrid,
 ) -> Result<(Tensor, EmbedTape)> {
     let (d, t) = (vision.tower().width, grid.tokens());
-    let patches = m.tensor("patches", &[batch, t, 3 * grid.patch * grid.patch])?;
+    let patches = m.tensor("patches", &[batch, t, x.patch_row(3 * grid.patch * grid.patch)])?;
     let tokens = m.tensor("tokens", &[batch, t, d])?;
     x.patch_embed(m, tokens, patches, pixels, &vision.patch, &vision.cls, positions, batch, grid)?;
     let x0 = m.tensor("x0", &[batch, t, d])?;

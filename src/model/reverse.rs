@@ -90,7 +90,7 @@ pub fn to_pixels<X: Backend>(
     let dtokens = m.tensor("d.tokens", &[g, t, d])?;
     let rows = Rows { tensor: tape.tokens, stride: d };
     x.layer_norm_reverse(m, dtokens, dx0, rows, tape.stats, &vision.ln_pre, batch * t, g * t, false)?;
-    let dpatches = m.tensor("d.patches", &[g, t, 3 * grid.patch * grid.patch])?;
+    let dpatches = m.tensor("d.patches", &[g, t, x.patch_row(3 * grid.patch * grid.patch)])?;
     let (height, width) = (grid.height, grid.width);
     let dpixels = m.wide("d.pixels", &[g, 3, height, width])?;
     x.patch_embed_reverse(m, dpixels, dpatches, dtokens, &vision.patch, g, grid)?;

@@ -6,9 +6,6 @@ use crate::{
     backend::{Backend, Code, Memory, Tensor},
 };
 
-/// Rows whose pre-activations are held at a time.
-const ROWS: usize = 64;
-
 /// An SAE and how it is spliced; the edits come with the variant.
 pub struct Splicing<'a, S> {
     /// The SAE.
@@ -72,7 +69,7 @@ impl<S> Splicing<'_, S> {
             edit_slope: m.wide("sae.edit_slope", &[n, slots])?,
             slots,
         };
-        let pre = m.wide("sae.pre", &[n.min(ROWS), self.latents])?;
+        let pre = m.wide("sae.pre", &[n.min(x.sae_rows()), self.latents])?;
         x.sae_encode(m, code, pre, stream, self.sae, edits, self.mask(tokens), n)?;
         let out = m.tensor("sae.x", &[batch, tokens, width])?;
         x.sae_splice(m, out, stream, code, self.sae, self.splice, self.mask(tokens), n)?;

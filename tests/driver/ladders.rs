@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaSlice, CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg,
+    CudaSlice, CudaStream, DevicePtr, DevicePtrMut, result,
     sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
 };
 use half::bf16;
 use vitscope::backend::gpu::{
     emulator::{Emulator, Settings},
     gemm,
-    launch::{Ladder, Launch, Pointer, Storage, Target},
-    layer_norm,
+    launch::{Ladder, Launch, Parameter, Pointer, Storage, Target},
+    layer_norm, tiles,
 };
 
 use crate::{CXX, Device, with_device, with_devices};
@@ -21,15 +21,13 @@ fn run<L: Ladder>(device: &Device, stream: &CudaStream, ladder: &L, rung: u32, s
         let function = device.load(launch.source().unwrap()).load_function(&launch.entry()).unwrap();
         let shared = launch.shape.shared;
         function.set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared as i32).unwrap();
-        let args: Vec<[u8; 8]> = launch.args.iter().map(|arg| arg.bytes().0).collect();
-        let mut builder = stream.launch_builder(&function);
-        for arg in &args {
-            builder.arg(arg);
-        }
+        let args = launch.args.iter().map(|arg| arg.parameter(|map| Ok(tiles::encode(map).unwrap())).unwrap());
+        let args: Vec<Parameter> = args.collect();
+        let mut pointers: Vec<_> = args.iter().map(|arg| arg.as_ptr().cast_mut()).collect();
         let ([x, y, z], [bx, by, bz]) = (launch.shape.grid, launch.shape.block);
-        let config = LaunchConfig { grid_dim: (x, y, z), block_dim: (bx, by, bz), shared_mem_bytes: shared };
+        let (function, stream) = (function.cu_function(), stream.cu_stream());
         // SAFETY: the launch is the ladder's own.
-        unsafe { builder.launch(config) }.unwrap();
+        unsafe { result::launch_kernel(function, (x, y, z), (bx, by, bz), shared, stream, &mut pointers) }.unwrap();
     }
 }
 

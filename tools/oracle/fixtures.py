@@ -38,14 +38,15 @@ def write_safetensors(path, tensors, metadata):
     os.replace(part, path)
 
 
-def build(request, pixels, text_ids, model_path, sae_path, deep=True, keep=("*",), draws=4):
+def build(request, pixels, text_ids, model_path, sae_path, deep=True, keep=("*",), draws=12):
     """Runs the request in four types. Returns the float64 tensors to store, the errors of torch in the other three,
     and the smallest margin of any decision of the SAE (top-k boundary, threshold) relative to the rms of what it
     decides on.
 
     Tensors whose name fits none of the patterns `keep` are not stored. A rounding error is a random number, and of a
-    tensor with one element a single draw may happen to be nought: so the errors are the largest of `draws` draws, the
-    picture itself and neighbours of it."""
+    tensor with one element a single draw may happen to be nought; where bfloat16 decides about a latent otherwise than
+    float64, it is a throw of dice. So the errors are the largest of `draws` draws, the picture itself and neighbours of
+    it."""
 
     def run(kind, pixels):
         job = Job(request, model_path, sae_path, text_ids, DTYPES[kind])

@@ -21,7 +21,9 @@ class Sae:
         path = Path(path)
         self.cfg = json.loads((path / "cfg.json").read_text())
         self.norm, self.rescale, self.k = "none", False, None
-        self.margin = math.inf  # smallest relative distance of any pre-activation to a decision, over all calls
+        # Smallest relative distance of any pre-activation to a decision, over all calls; and of those decisions where
+        # the latent's value jumps: the boundary of a top-k, a threshold above zero.
+        self.margin = self.jump_margin = math.inf
         if (path / "sae.safetensors").exists():
             self._sparsify(load_file(path / "sae.safetensors"))
         elif (path / "sae_weights.safetensors").exists():
@@ -81,7 +83,7 @@ class Sae:
         if self.kind == "gated":
             gate = u @ self.w_enc.T + self.b_gate
             magnitude = u @ (self.w_enc * self.r_mag.exp()[:, None]).T + self.b_mag
-            self._note(gate.abs(), gate)
+            self._note(gate.abs(), gate, jumps=True)
             self._note(torch.where(gate > 0, magnitude.abs(), math.inf), magnitude)
             return (gate > 0).to(u.dtype) * magnitude.relu()
         h = u @ self.w_enc.T + self.b_enc
@@ -92,19 +94,21 @@ class Sae:
             if self.k < h.shape[-1]:
                 edges = h.topk(self.k + 1, dim=-1).values.relu()[..., -2:]
                 # Two candidates under zero are both dropped by the ReLU: no decision there.
-                self._note(torch.where(edges[..., :1] > 0, edges[..., :1] - edges[..., 1:], math.inf), h)
+                self._note(torch.where(edges[..., :1] > 0, edges[..., :1] - edges[..., 1:], math.inf), h, jumps=True)
             self._note(values.abs(), h)
             return torch.zeros_like(h).scatter(-1, index, values.relu())
         if self.kind == "jumprelu":
-            self._note((h - self.threshold).abs(), h)
+            self._note((h - self.threshold).abs(), h, jumps=True)
             self._note(h.abs(), h)
             return h.relu() * (h > self.threshold).to(h.dtype)
         self._note(h.abs(), h)
         return h.relu()
 
-    def _note(self, distance, values):
+    def _note(self, distance, values, jumps=False):
         relative = distance.detach().min() / values.detach().square().mean().sqrt()
         self.margin = min(self.margin, float(relative))
+        if jumps:
+            self.jump_margin = min(self.jump_margin, float(relative))
 
     def directions(self, z, x):
         """The linear part of the decoder: z (B,T,S) -> (B,T,D), in the units of x, without biases."""

@@ -1,5 +1,6 @@
 """A fixture of somebody's own checkpoint, images and SAE."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,17 @@ def add_arguments(parser):
     group.add_argument(
         "--draws", type=int, default=2, help="runs from which torch's own error is taken; more are surer and slower"
     )
+    group.add_argument(
+        "--keep", action="append", default=[], metavar="PATTERN", help="store only tensors of such names; default all"
+    )
     group.add_argument("--all-tensors", action="store_true", help="also the insides of every block (large)")
+
+
+def _from(out, model):
+    """The model as the fixture names it: from the fixture's folder when both lie below the working directory."""
+    here = Path.cwd().resolve()
+    both_here = Path(model).is_relative_to(here) and out.resolve().is_relative_to(here)
+    return os.path.relpath(model, out.resolve().parent) if both_here else model
 
 
 def make_one(args, command):
@@ -43,6 +54,7 @@ def make_one(args, command):
         raise ValueError(f"{out} exists; say --update to replace it")
     model = str(Path(args.model).resolve()) if Path(args.model).exists() else args.model
     sae = str(Path(args.sae).resolve()) if args.sae else None
+    named = _from(out, model)
     request = Request(
         texts=args.text, methods=args.method or ["grad-eclip"], score=args.score, sae=sae, layer=args.layer,
         tokens=args.tokens, edits=args.edit, splice=args.splice, through=args.through,
@@ -51,9 +63,9 @@ def make_one(args, command):
     images = [Image.open(path).convert("RGB") for path in args.image]
     pixels = torch.from_numpy(np.stack(processor(images, return_tensors="np")["pixel_values"])).float()
     tensors, errors, margin = build(
-        request, pixels, tokenize(model, args.text), model, sae, deep=args.all_tensors, draws=args.draws
+        request, pixels, tokenize(model, args.text), model, sae, args.all_tensors, args.keep or ("*",), args.draws
     )
-    write_safetensors(out, tensors, metadata(request, model, errors, command, 0))
+    write_safetensors(out, tensors, metadata(request, named, errors, command, 0))
     print(f"{out}: {len(tensors)} tensors, {out.stat().st_size / 1e6:.1f} MB")
     if sae:
         print(f"smallest margin of an SAE decision: {margin:.1e} (under 1e-5, rounding may choose other latents)")

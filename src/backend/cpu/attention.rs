@@ -232,8 +232,12 @@ fn reverse_head<T: Number>(
             simd(
                 #[inline(always)]
                 || {
+                    // A common part of dP drops out where P sums to 1 exactly. P does so only nearly: the common part
+                    // goes first, and what is left of it is small.
                     let dot = super::layer_norm::sum3(p, dp, dp, |p, dp, _| p * dp);
-                    p.iter().zip(dp.iter_mut()).for_each(|(&p, dp)| *dp = p * (*dp - dot));
+                    dp.iter_mut().for_each(|dp| *dp -= dot);
+                    let rest = super::layer_norm::sum3(p, dp, dp, |p, dp, _| p * dp);
+                    p.iter().zip(dp.iter_mut()).for_each(|(&p, dp)| *dp = p * (*dp - rest));
                 },
             );
         }

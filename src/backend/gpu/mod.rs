@@ -28,7 +28,7 @@ pub mod sae;
 pub mod sae_decode;
 pub mod sae_encode;
 pub mod stand_in;
-mod tiles;
+pub mod tiles;
 
 use crate::Error;
 

@@ -1,6 +1,6 @@
 //! A device by its name: the driver that is loaded and the compiler that makes images for it.
 
-use std::{fs, sync::Arc};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use cudarc::driver::CudaContext;
 
@@ -8,12 +8,24 @@ use super::{
     architecture::Architecture,
     device::{Gpu, Setup},
     emulator::Settings,
-    jit::{HostCxx, Nvrtc, Source, Wanted, cache_folder},
+    jit::{HostCxx, Nvrtc, Source, Wanted},
     launch::Storage,
     registry::{Forced, Rungs},
     stand_in,
 };
 use crate::{Error, Result};
+
+/// What every device is opened with.
+pub struct Opening {
+    /// As the user named it.
+    pub name: String,
+    /// The type that activations and weights are stored in.
+    pub storage: Storage,
+    /// The rungs that must run.
+    pub forced: Forced,
+    /// The folder that keeps compiled kernels.
+    pub cache: PathBuf,
+}
 
 /// The number of GPUs that the driver knows.
 ///
@@ -36,12 +48,13 @@ pub fn cuda_devices() -> Result<usize> {
 ///
 /// # Errors
 /// [`Error::Device`] without a driver, without this GPU, or without the run-time compiler.
-pub fn open_cuda(number: usize, name: String, storage: Storage, forced: Forced) -> Result<Arc<Gpu>> {
+pub fn cuda(number: usize, opening: Opening) -> Result<Arc<Gpu>> {
+    let Opening { name, storage, forced, cache } = opening;
     let count = cuda_devices()?;
     if number >= count {
         return Err(Error::Device { device: name, reason: format!("there are {count} GPUs, numbered from 0") });
     }
-    let nvrtc = Nvrtc::find(&cache_folder()?)?;
+    let nvrtc = Nvrtc::find(&cache)?;
     let compile = move |source: &Source, architecture: u32| {
         nvrtc.cubin(Wanted { source, architecture: Architecture::of(architecture), defines: &[] })?.image()
     };
@@ -53,8 +66,9 @@ pub fn open_cuda(number: usize, name: String, storage: Storage, forced: Forced) 
 ///
 /// # Errors
 /// [`Error::Device`] without a C++ compiler, or when this process has a real driver already.
-pub fn open_emulated(settings: Settings, name: String, storage: Storage, forced: Forced) -> Result<Arc<Gpu>> {
-    let cxx = HostCxx::find(&cache_folder()?)?;
+pub fn emulated(settings: Settings, opening: Opening) -> Result<Arc<Gpu>> {
+    let Opening { name, storage, forced, cache } = opening;
+    let cxx = HostCxx::find(&cache)?;
     stand_in::load(&cxx, settings)?;
     let compile = move |source: &Source, _| {
         let path = cxx.kernels(source, settings.mode, &[])?;

@@ -10,9 +10,9 @@ use crate::backend::PatchGrid;
 /// Pixels that a thread of the reverse's rung 2 makes.
 const PIXELS: usize = 4;
 
-/// The length of a patch's row: `3 p p`, rounded up to a multiple of `run` values.
-pub fn row_length(patch: usize, run: usize) -> usize {
-    (3 * patch * patch).next_multiple_of(run)
+/// The length of a row that holds a patch of `values` (3 p p): whole runs of `run` values.
+pub fn row_length(values: usize, run: usize) -> usize {
+    values.next_multiple_of(run)
 }
 
 /// `patches` (B,T,stride) from `pixels` (B,3,height,width); the CLS row is zero.

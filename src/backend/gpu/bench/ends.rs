@@ -40,7 +40,7 @@ fn area(s: &Sizes) -> usize {
 
 /// The length of a patch's row.
 fn patch_row(data: &Data, s: &Sizes) -> usize {
-    patch_embed::row_length(s.grid.patch, data.storage().run())
+    patch_embed::row_length(3 * s.grid.patch * s.grid.patch, data.storage().run())
 }
 
 fn size(s: &Sizes) -> String {

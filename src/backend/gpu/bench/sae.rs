@@ -20,9 +20,6 @@ pub const CASES: [(&str, Make); 5] = [
     ("sae_decode_latent_reverse", latent_reverse),
 ];
 
-/// Rows whose pre-activations a splice holds at a time.
-const PRE_ROWS: usize = 64;
-
 /// Units of inputs, weights and biases in the encoder's case: products are of order one.
 const X_UNIT: f64 = 1.0 / 64.0;
 const W_UNIT: f64 = 1.0 / 4096.0;
@@ -101,7 +98,7 @@ fn encode(data: &mut Data, s: &Sizes) -> Result<Case> {
     let (n, k, storage) = (s.rows(), s.active, data.storage());
     let mut slots = || data.wide_output(n * k, Bound::Exact);
     let [z, edited, slope, edit_slope] = [slots()?, slots()?, slots()?, slots()?];
-    let pre_rows = n.min(PRE_ROWS);
+    let pre_rows = n.min(sae_encode::ROWS_AT_A_TIME);
     let pass = sae_encode::Forward {
         code: Code { index: data.bytes_output(4 * n * (k + 1))?, z, edited, slope, edit_slope, slots: k },
         pre: data.scratch(4 * pre_rows * s.latents)?,
