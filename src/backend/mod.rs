@@ -199,6 +199,11 @@ pub trait Device:
 
     /// `S` and `D` of an SAE.
     fn sae_sizes(&self, sae: &Self::Sae) -> (usize, usize);
+
+    /// The kernels that ran so far, such as `gemm_forward=3`; a device without rungs has none.
+    fn kernels_used(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// The operations. Outputs come first, inputs next, sizes last; shapes are those of row-major tensors.

@@ -107,6 +107,7 @@ pub fn run(args: &FeaturesArgs, console: &Console) -> anyhow::Result<ExitCode> {
         Some(folder) => listing.write(folder, uses)?,
     };
     console.result(|| listing.human(uses), || lines)?;
+    setup::say_kernels(asked.engine.kernels_used(), console);
     console.say(&format!("{firing} latents fire; {} are listed", uses.len()));
     Ok(ExitCode::SUCCESS)
 }

@@ -50,6 +50,14 @@ pub fn open(args: &ModelArgs, console: &Console) -> anyhow::Result<Engine> {
     Ok(engine)
 }
 
+/// Says for `-v` which GPU kernels ran, as `--kernel` names them.
+pub fn say_kernels(used: impl IntoIterator<Item = String>, console: &Console) {
+    let used: Vec<String> = used.into_iter().collect();
+    if !used.is_empty() {
+        console.detail(&format!("kernels used: {}", used.join(" ")));
+    }
+}
+
 /// Checks a request, and says what the user should know about it.
 ///
 /// # Errors
@@ -173,7 +181,7 @@ pub fn preprocess_record(preprocess: &Preprocess, exif: bool) -> anyhow::Result<
 pub fn options(asked: &Asked, preprocess: &Preprocess, exif: bool) -> anyhow::Result<Value> {
     let Asked { engine, question, request } = asked;
     let texts: Vec<&[u8]> = question.texts.iter().map(|t| t.as_bytes()).collect();
-    Ok(json!({
+    let mut options = json!({
         "vitscope": env!("CARGO_PKG_VERSION"),
         "model": model_record(engine),
         "preprocess": preprocess_record(preprocess, exif)?,
@@ -196,9 +204,18 @@ pub fn options(asked: &Asked, preprocess: &Preprocess, exif: bool) -> anyhow::Re
             "through": splice.through.to_string(),
         })),
         "seed": question.seed,
-        "dtype": engine.dtype.to_string(),
-        "device": engine.device,
-    }))
+    });
+    device_record(engine, &mut options);
+    Ok(options)
+}
+
+/// Adds where it was computed: the type, the device, and the rungs that were asked for.
+pub fn device_record(engine: &Engine, options: &mut Value) {
+    options["dtype"] = engine.dtype.to_string().into();
+    options["device"] = engine.device.as_str().into();
+    if !engine.forced.is_empty() {
+        options["kernels"] = engine.forced.to_string().into();
+    }
 }
 
 fn sae_hash(sae: &SaeWeights) -> String {

@@ -171,6 +171,7 @@ pub fn run(args: &SweepArgs, console: &Console) -> anyhow::Result<ExitCode> {
         }
         console.result(|| human(&input.name, &rows), || lines)?;
     }
+    setup::say_kernels(asked.engine.kernels_used(), console);
     if failed > 0 {
         console.error(&format!("{failed} of {} images failed", inputs.len()));
     }

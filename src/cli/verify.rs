@@ -1,6 +1,6 @@
 //! `vitscope verify`: the engine against fixtures, tensor by tensor.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use serde_json::json;
@@ -12,6 +12,7 @@ use vitscope::{
 use super::{
     args::KernelArgs,
     console::{Console, table},
+    setup,
 };
 
 /// Compare every tensor of fixtures with PyTorch's float64 values, within a multiple of PyTorch's own error
@@ -37,10 +38,12 @@ pub fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<ExitCode> {
     let dtype = args.dtype.on(args.device.choose(args.dtype).0)?;
     let fixtures = files(&args.fixtures)?;
     let (mut rows, mut lines) = (Vec::new(), Vec::new());
-    let (mut tensors, mut failed) = (0, 0);
+    let (mut tensors, mut failed, mut kernels) = (0, 0, BTreeSet::new());
     for fixture in &fixtures {
         let name = fixture.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        for tensor in verify(fixture, &options)? {
+        let verified = verify(fixture, &options)?;
+        kernels.extend(verified.kernels);
+        for tensor in verified.tensors {
             tensors += 1;
             failed += usize::from(!tensor.ok());
             rows.push(row(&name, &tensor));
@@ -56,6 +59,7 @@ pub fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<ExitCode> {
     }
     console.result(|| table(&["fixture", "tensor", "our error", "torch's error", "ratio", "ok"], &rows), || lines)?;
     let summary = format!("{tensors} tensors of {} fixtures in {dtype}: {failed} outside their bound", fixtures.len());
+    setup::say_kernels(kernels, console);
     console.say(&summary);
     if failed > 0 {
         return Err(Error::Verification(summary).into());

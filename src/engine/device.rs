@@ -1,6 +1,6 @@
 //! Which device computes, in which type.
 
-use std::{fmt, str::FromStr, thread};
+use std::{fmt, str::FromStr, sync::Arc, thread};
 
 use super::{
     Options,
@@ -11,6 +11,8 @@ use crate::{
     backend::{
         cpu::Cpu,
         gpu::{
+            backend::GpuBackend,
+            device::Gpu,
             emulator::Settings,
             jit::{HostCxx, Mode, cache_folder},
             launch::Storage,
@@ -87,6 +89,11 @@ impl Device {
 }
 
 impl Device {
+    /// Whether it is an emulated GPU.
+    pub fn is_emulated(self) -> bool {
+        matches!(self, Device::Emulated { .. })
+    }
+
     /// Whether the device is there.
     ///
     /// # Errors
@@ -192,21 +199,39 @@ pub fn open(device: Device, dtype: Dtype, options: &Options) -> Result<Box<dyn R
     if let (Device::Cpu | Device::Auto, false) = (device, options.kernels.is_empty()) {
         return Err(Error::usage("--kernel chooses among GPU kernels, but the device is the CPU"));
     }
-    let opening = |storage| {
-        let cache = options.kernel_cache.clone().map_or_else(cache_folder, Ok)?;
-        Ok(open::Opening { name: device.to_string(), storage, forced: options.kernels.clone(), cache })
-    };
     Ok(match (device, dtype) {
         (Device::Cpu | Device::Auto, Dtype::F64) => Box::new(DeviceRunner::new(Cpu::<f64>::new())),
         (Device::Cpu | Device::Auto, _) => Box::new(DeviceRunner::new(Cpu::<f32>::new())),
-        (Device::Cuda(number), _) => Box::new(DeviceRunner::new(open::cuda(number, opening(dtype.storage()?)?)?)),
-        (Device::Emulated { checked }, _) => {
+        (Device::Cuda(_) | Device::Emulated { .. }, _) => {
+            let gpu = open_gpu(device, dtype, options, false)?;
+            Box::new(DeviceRunner::new(GpuBackend::new(gpu)))
+        }
+    })
+}
+
+/// Opens a GPU, real or emulated. With `counts` the emulated one checks, and counts what accesses cost.
+///
+/// # Errors
+/// As [`open`]; [`Error::Usage`] for the processor, which has no kernels.
+pub fn open_gpu(device: Device, dtype: Dtype, options: &Options, counts: bool) -> Result<Arc<Gpu>> {
+    let opening = || {
+        let cache = options.kernel_cache.clone().map_or_else(cache_folder, Ok)?;
+        let (name, forced) = (device.to_string(), options.kernels.clone());
+        Ok(open::Opening { name, storage: dtype.storage()?, forced, cache })
+    };
+    match device {
+        Device::Cpu | Device::Auto => Err(Error::usage(
+            "there are kernels on a GPU only: give --device cuda, or --device emulated to count what they do",
+        )),
+        Device::Cuda(number) => open::cuda(number, opening()?),
+        Device::Emulated { checked } => {
             let settings = Settings {
-                mode: if checked { Mode::Checked } else { Mode::Fast },
+                mode: if checked || counts { Mode::Checked } else { Mode::Fast },
+                counts,
                 threads: thread::available_parallelism().map_or(1, |n| n.get() as u32),
                 ..Settings::fast()
             };
-            Box::new(DeviceRunner::new(open::emulated(settings, opening(dtype.storage()?)?)?))
+            open::emulated(settings, opening()?)
         }
-    })
+    }
 }

@@ -2,6 +2,7 @@
 //! an [`Explanation`] is the answer for one image.
 
 mod bench;
+mod bench_kernels;
 mod device;
 mod embed;
 mod explain;
@@ -15,16 +16,19 @@ mod texts;
 mod verify;
 
 pub use bench::{BenchPass, Timed};
+pub use bench_kernels::{KernelBench, KernelReport, bench_kernels};
 pub use device::{AskedDtype, Device, Dtype};
 pub use embed::EmbeddedImages;
 pub use explain::{Explanation, MapValues, Pictured};
 pub use hook::HookStreams;
 pub use latents::{ImageLatents, LatentUse, TokenLatent, latent_uses};
 pub use request::{Options, Question, Request, SaeRequest};
-pub use verify::{Compared, verify};
+pub use verify::{Compared, Verified, verify};
 
 use crate::{
-    Result, demo,
+    Result,
+    backend::gpu::registry::Forced,
+    demo,
     image::Preprocess,
     text::Tokenizer,
     weights::{ClipCheckpoint, HubCache, PreprocessSource, Source},
@@ -45,6 +49,8 @@ pub struct Engine {
     pub why_device: String,
     /// The type that it computes in.
     pub dtype: Dtype,
+    /// The rungs that were asked for.
+    pub forced: Forced,
     runner: Box<dyn Runner>,
     /// Whether the image tower is on the device yet.
     vision_loaded: bool,
@@ -73,12 +79,23 @@ impl Engine {
         let runner = device::open(device, dtype, options)?;
         let device = device.to_string();
         let vision_loaded = false;
-        Ok(Engine { checkpoint, preprocess, tokenizer, device, why_device, dtype, runner, vision_loaded })
+        let forced = options.kernels.clone();
+        Ok(Engine { checkpoint, preprocess, tokenizer, device, why_device, dtype, forced, runner, vision_loaded })
     }
 
     /// Number of blocks of the image tower.
     pub fn layers(&self) -> usize {
         self.checkpoint.config.vision.tower.layers
+    }
+
+    /// Whether a GPU is emulated: times are then not a GPU's.
+    pub fn is_emulated(&self) -> bool {
+        self.device.parse().is_ok_and(Device::is_emulated)
+    }
+
+    /// The GPU kernels that ran so far, such as `gemm_forward=3`; none on the CPU.
+    pub fn kernels_used(&self) -> Vec<String> {
+        self.runner.kernels_used()
     }
 
     /// The device's own interface, with the image tower loaded.

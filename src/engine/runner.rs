@@ -129,6 +129,9 @@ pub trait Runner: Send {
 
     /// `exp(logit_scale)` of the loaded model.
     fn logit_scale(&self) -> f64;
+
+    /// The GPU kernels that ran so far, such as `gemm_forward=3`; none on the CPU.
+    fn kernels_used(&self) -> Vec<String>;
 }
 
 /// The runner of any device.
@@ -324,5 +327,9 @@ impl<D: Device> Runner for DeviceRunner<D> {
 
     fn logit_scale(&self) -> f64 {
         self.vision.as_ref().map_or(1.0, |v| v.logit_scale)
+    }
+
+    fn kernels_used(&self) -> Vec<String> {
+        self.device.kernels_used()
     }
 }

@@ -38,6 +38,15 @@ impl Compared {
     }
 }
 
+/// What came of a fixture.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    /// Every tensor that it holds.
+    pub tensors: Vec<Compared>,
+    /// The GPU kernels that ran.
+    pub kernels: Vec<String>,
+}
+
 /// The request that a fixture was made for, in its metadata.
 #[derive(Debug, Deserialize)]
 struct FixtureRequest {
@@ -132,7 +141,7 @@ fn beside(fixture: &Path, name: &str) -> PathBuf {
 ///
 /// # Errors
 /// [`Error::File`] for a damaged fixture, and those of opening its model and SAE.
-pub fn verify(path: &Path, options: &Options) -> Result<Vec<Compared>> {
+pub fn verify(path: &Path, options: &Options) -> Result<Verified> {
     let fixture = Fixture::open(path)?;
     let mut engine = Engine::open(&Source::parse(&fixture.model.to_string_lossy())?, options)?;
     let request = request(&fixture, path)?;
@@ -179,7 +188,7 @@ pub fn verify(path: &Path, options: &Options) -> Result<Vec<Compared>> {
             ours.insert("d.sae.z".into(), dense(&latents.dz[..latents.z.len()]));
         }
     }
-    compare(&fixture, &ours, engine.dtype)
+    Ok(Verified { tensors: compare(&fixture, &ours, engine.dtype)?, kernels: engine.kernels_used() })
 }
 
 fn request(fixture: &Fixture, path: &Path) -> Result<Request> {

@@ -1,6 +1,7 @@
 //! The command line as a user and a script meet it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod bench;
 mod evaluate;
 mod exit_codes;
 mod heatmap;

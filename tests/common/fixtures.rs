@@ -22,7 +22,8 @@ pub fn verify_all(options: &Options) {
     let mut tensors = 0;
     for path in fixtures() {
         match verify(&path, options) {
-            Ok(rows) => {
+            Ok(verified) => {
+                let rows = verified.tensors;
                 tensors += rows.len();
                 for row in rows.iter().filter(|row| !row.ok()) {
                     failures.push(format!(

@@ -124,6 +124,10 @@ impl Device for GpuBackend {
     fn sae_sizes(&self, sae: &GpuSae) -> (usize, usize) {
         (sae.sae.rule.latents, sae.sae.rule.width)
     }
+
+    fn kernels_used(&self) -> Vec<String> {
+        self.0.rungs.used()
+    }
 }
 
 impl Backend for GpuBackend {
@@ -152,9 +156,8 @@ impl Backend for GpuBackend {
         patch_embed::row_length(values, self.0.target.storage.run())
     }
 
-    /// Enough to fill a GPU with tiles of rows.
     fn sae_rows(&self) -> usize {
-        1024
+        sae_encode::ROWS_AT_A_TIME
     }
 
     fn vector(&self, values: impl ExactSizeIterator<Item = f64>) -> Result<GpuVector> {

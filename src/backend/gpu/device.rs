@@ -12,7 +12,7 @@ use std::{
 use cudarc::{
     driver::{
         CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result,
-        sys::{CUdevice_attribute, CUfunction_attribute},
+        sys::{CUdevice_attribute, CUevent_flags, CUfunction_attribute},
     },
     nvrtc::Ptx,
 };
@@ -57,7 +57,8 @@ pub struct Gpu {
     pub name: String,
     /// What its kernels are made for.
     pub target: Target,
-    rungs: Rungs,
+    /// Which rungs run.
+    pub rungs: Rungs,
     stream: Arc<CudaStream>,
     compile: Compile,
     findings: fn() -> Option<String>,
@@ -188,6 +189,51 @@ impl Gpu {
     /// [`Error::Usage`] for a forced rung that does not serve these sizes, [`Error::Device`] when the driver refuses.
     pub fn run<L: Ladder>(&self, ladder: &L) -> Result<()> {
         self.rungs.pick(ladder, self.target)?.iter().try_for_each(|launch| self.launch(launch))
+    }
+
+    /// Launches one after the other.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the driver refuses.
+    pub fn launch_all(&self, launches: &[Launch]) -> Result<()> {
+        launches.iter().try_for_each(|launch| self.launch(launch))
+    }
+
+    /// Seconds that launches take by the device's clock. Before them `flush_bytes` at `flush` are written, which takes
+    /// the caches' place, and long enough for the launches to be queued by then.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the driver refuses or a kernel fails.
+    pub fn time(&self, launches: &[Launch], flush: Pointer, flush_bytes: usize) -> Result<f64> {
+        let event = || {
+            let event = self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
+            event.map_err(|error| self.failed(error))
+        };
+        self.stream.context().bind_to_thread().map_err(|error| self.failed(error))?;
+        // SAFETY: the driver checks the range.
+        unsafe { result::memset_d8_async(flush, 1, flush_bytes, self.stream.cu_stream()) }
+            .map_err(|error| self.failed(error))?;
+        let start = event()?;
+        self.launch_all(launches)?;
+        let milliseconds = start.elapsed_ms(&event()?).map_err(|error| self.failed(error))?;
+        Ok(f64::from(milliseconds) * 1e-3)
+    }
+
+    /// Bytes of the L2 cache.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the driver refuses.
+    pub fn cache_bytes(&self) -> Result<usize> {
+        let bytes = self.stream.context().attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE);
+        bytes.map(|bytes| bytes.max(0) as usize).map_err(|error| self.failed(error))
+    }
+
+    /// The card's name.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the driver refuses.
+    pub fn card(&self) -> Result<String> {
+        self.stream.context().name().map_err(|error| self.failed(error))
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {

@@ -75,7 +75,7 @@ pub fn encode(values: impl IndexedParallelIterator<Item = f64>, storage: Storage
 }
 
 /// Values from their bytes in a storage type.
-fn decode(bytes: &[u8], storage: Storage) -> Vec<f64> {
+pub fn decode(bytes: &[u8], storage: Storage) -> Vec<f64> {
     match storage {
         Storage::F32 => bytes.par_chunks_exact(4).with_min_len(PIECE).map(|b| f64::from(word(b))).collect(),
         Storage::F16 => {

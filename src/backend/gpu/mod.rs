@@ -8,6 +8,7 @@
 pub mod architecture;
 pub mod attention;
 pub mod backend;
+pub mod bench;
 pub mod check;
 pub mod device;
 pub mod emulator;

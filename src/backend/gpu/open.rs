@@ -1,12 +1,11 @@
 //! A device by its name: the driver that is loaded and the compiler that makes images for it.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use cudarc::driver::CudaContext;
 
 use super::{
     architecture::Architecture,
-    backend::GpuBackend,
     device::{Gpu, Setup},
     emulator::Settings,
     jit::{HostCxx, Nvrtc, Source, Wanted},
@@ -49,7 +48,7 @@ pub fn cuda_devices() -> Result<usize> {
 ///
 /// # Errors
 /// [`Error::Device`] without a driver, without this GPU, or without the run-time compiler.
-pub fn cuda(number: usize, opening: Opening) -> Result<GpuBackend> {
+pub fn cuda(number: usize, opening: Opening) -> Result<Arc<Gpu>> {
     let Opening { name, storage, forced, cache } = opening;
     let count = cuda_devices()?;
     if number >= count {
@@ -60,14 +59,14 @@ pub fn cuda(number: usize, opening: Opening) -> Result<GpuBackend> {
         nvrtc.cubin(Wanted { source, architecture: Architecture::of(architecture), defines: &[] })?.image()
     };
     let setup = Setup { name, storage, rungs: Rungs::new(forced), compile: Box::new(compile), findings: || None };
-    Ok(GpuBackend::new(Gpu::open(number, setup)?))
+    Gpu::open(number, setup)
 }
 
 /// The emulated GPU, behind the driver's interface.
 ///
 /// # Errors
 /// [`Error::Device`] without a C++ compiler, or when this process has a real driver already.
-pub fn emulated(settings: Settings, opening: Opening) -> Result<GpuBackend> {
+pub fn emulated(settings: Settings, opening: Opening) -> Result<Arc<Gpu>> {
     let Opening { name, storage, forced, cache } = opening;
     let cxx = HostCxx::find(&cache)?;
     stand_in::load(&cxx, settings)?;
@@ -77,5 +76,5 @@ pub fn emulated(settings: Settings, opening: Opening) -> Result<GpuBackend> {
     };
     let (rungs, findings) = (Rungs::new(forced), stand_in::findings);
     let setup = Setup { name, storage, rungs, compile: Box::new(compile), findings };
-    Ok(GpuBackend::new(Gpu::open(0, setup)?))
+    Gpu::open(0, setup)
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     str::FromStr,
     sync::{Mutex, PoisonError},
 };
@@ -158,9 +159,22 @@ impl FromStr for Force {
 pub struct Forced(BTreeMap<String, u32>);
 
 impl Forced {
+    /// The rung of a ladder, where one is asked for.
+    pub fn rung(&self, ladder: &str) -> Option<u32> {
+        self.0.get(ladder).copied()
+    }
+
     /// Whether none is asked for.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Forced {
+    /// As `VITSCOPE_KERNEL` takes them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.0.iter().map(|(ladder, rung)| format!("{ladder}={rung}")).collect();
+        f.write_str(&names.join(","))
     }
 }
 
@@ -186,6 +200,11 @@ impl Rungs {
         Rungs { needs, forced, used: Mutex::default() }
     }
 
+    /// Whether there is such a rung (operation, direction, number), and its card allows this target.
+    pub fn allows(&self, rung: (&'static str, &'static str, u32), target: Target) -> bool {
+        self.needs.get(&rung).is_some_and(|needs| needs.allow(Architecture::of(target.architecture)))
+    }
+
     /// The launches of the forced rung, or of the highest that serves these sizes and this target.
     ///
     /// # Errors
@@ -193,8 +212,8 @@ impl Rungs {
     pub fn pick<L: Ladder>(&self, ladder: &L, target: Target) -> Result<Vec<Launch>> {
         let architecture = Architecture::of(target.architecture);
         let launches = |rung: u32| {
-            let needs = self.needs.get(&(L::OPERATION, L::DIRECTION, rung))?;
-            needs.allow(architecture).then(|| ladder.launches(rung, target)).flatten()
+            let is_allowed = self.allows((L::OPERATION, L::DIRECTION, rung), target);
+            is_allowed.then(|| ladder.launches(rung, target)).flatten()
         };
         let name = format!("{}_{}", L::OPERATION, L::DIRECTION);
         let storage = target.storage.name();

@@ -26,6 +26,8 @@ pub struct Forward {
     pub n: usize,
 }
 
+/// Rows whose pre-activations a backend holds at a time: enough to fill a GPU with tiles of rows.
+pub const ROWS_AT_A_TIME: usize = 1024;
 /// Rows of a piece at most, such that a grid's y holds them.
 const MOST_ROWS: usize = 1 << 16;
 /// Side of the tile that a block of rung 2's product makes, and its shared memory: `tile::M`, `tile::SHARED_BYTES`.

@@ -113,6 +113,7 @@ impl<'a> Run<'a> {
         }
         self.earlier.drop_replaced(&self.record.folder.join("results.jsonl"))?;
         self.console.finish();
+        setup::say_kernels(self.asked.engine.kernels_used(), self.console);
         self.end.elapsed = start.elapsed();
         Ok(self.end)
     }

@@ -17,6 +17,7 @@ use crate::cli::{
     inputs::Input,
     interrupt::Interrupt,
     pictures::{Picture, Pictures, Reading, State},
+    setup::say_kernels,
 };
 
 /// What makes activations of images.
@@ -117,6 +118,7 @@ impl Harvester<'_> {
             bar.advance(images);
         }
         bar.finish();
+        say_kernels(self.engine.kernels_used(), console);
         console.say(&format!("{} tokens of {count} images cached", cache.tokens()));
         cache.finish(done)
     }

@@ -219,6 +219,7 @@ impl OnImages {
             console.advance(1);
         }
         console.finish();
+        setup::say_kernels(asked.engine.kernels_used(), &console);
         Ok(failed)
     }
 }

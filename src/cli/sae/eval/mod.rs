@@ -119,6 +119,7 @@ pub fn run(args: &EvalArgs, console: &Console) -> anyhow::Result<ExitCode> {
         results.write(folder)?;
     }
     console.result(|| results.human(), || results.lines())?;
+    setup::say_kernels(engine.kernels_used(), console);
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
 
@@ -190,7 +191,7 @@ impl EvalArgs {
 
     /// Everything that decides the result, but the pictures and the SAEs.
     fn options(&self, engine: &Engine, preprocess: &Preprocess) -> anyhow::Result<Value> {
-        Ok(json!({
+        let mut options = json!({
             "vitscope": env!("CARGO_PKG_VERSION"),
             "model": setup::model_record(engine),
             "preprocess": setup::preprocess_record(preprocess, self.preprocess.exif)?,
@@ -201,9 +202,9 @@ impl EvalArgs {
             "splice": "replace",
             "ablation": "zero",
             "seed": self.model.seed,
-            "dtype": engine.dtype.to_string(),
-            "device": engine.device,
-        }))
+        });
+        setup::device_record(engine, &mut options);
+        Ok(options)
     }
 }
 

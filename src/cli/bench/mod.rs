@@ -1,12 +1,14 @@
-//! `vitscope bench`: whole passes on random pixels, timed.
+//! `vitscope bench`: whole passes on random pixels, timed; kernels one by one.
+
+mod kernels;
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::json;
 use vitscope::engine::BenchPass;
 
-use super::{
+use crate::cli::{
     args::ModelArgs,
     console::{Console, bytes, table},
     memory, setup,
@@ -14,7 +16,10 @@ use super::{
 
 /// Time whole passes on random pixels: images a second and memory
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    part: Option<BenchPart>,
     #[command(flatten)]
     model: ModelArgs,
     /// forward, or a method of `heatmap` (repeat)
@@ -31,8 +36,17 @@ pub struct BenchArgs {
     warm: usize,
 }
 
-/// Times every pass at every batch size.
+/// What else is measured.
+#[derive(Subcommand)]
+enum BenchPart {
+    Kernels(Box<kernels::KernelsArgs>),
+}
+
+/// Times every pass at every batch size, or the kernels.
 pub fn run(args: &BenchArgs, console: &Console) -> anyhow::Result<ExitCode> {
+    if let Some(BenchPart::Kernels(args)) = &args.part {
+        return kernels::run(args, console);
+    }
     let mut engine = setup::open(&args.model, console)?;
     let side = engine.checkpoint.config.vision.image_size;
     let grid = engine.grid(side, side)?;
@@ -58,6 +72,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> anyhow::Result<ExitCode> {
             lines.push(json!({
                 "model": engine.checkpoint.label,
                 "device": engine.device,
+                "emulated": engine.is_emulated(),
                 "dtype": engine.dtype.to_string(),
                 "pass": pass.to_string(),
                 "batch": batch,
@@ -69,6 +84,10 @@ pub fn run(args: &BenchArgs, console: &Console) -> anyhow::Result<ExitCode> {
                 "peak_bytes": memory::peak(),
             }));
         }
+    }
+    setup::say_kernels(engine.kernels_used(), console);
+    if engine.is_emulated() {
+        console.say("emulated: these are the times of this machine's processor, not those of a GPU");
     }
     let names = ["pass", "batch", "ms", "images/s", "memory predicted", "peak so far"];
     console.result(|| table(&names, &rows), || lines)?;
