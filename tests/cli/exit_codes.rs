@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::{fixture, photos, spliced, stderr, vitscope, with};
+use super::{fixture, photos, spliced, stderr, vitscope, vitscope_with, with};
 
 /// Each of these is a usage error whose message holds the second text.
 #[test]
