@@ -9,8 +9,10 @@
 # one log for each step, result.json, table.txt, and on a GPU verified.json: the rungs that passed, by the hash of their
 # sources, in the form of benches/results/verified.json. Exit code 1 when a step failed.
 #
-# Variables: VITSCOPE (the program), DEVICE (cuda, cuda:N, or emulated for a dry run), FIXTURES (a folder), FORCED_FIXTURES
-# (files for the forced rungs; all by default), TYPES, REPEAT, BENCH (arguments of `vitscope bench`).
+# Variables: VITSCOPE (the program), DEVICE (cuda, cuda:N, or emulated for a dry run), FIXTURES (files or folders; all by
+# default), FORCED_FIXTURES (the same for the forced rungs), TYPES, RUNGS (a regular expression of those that are forced, such
+# as '^gemm_'; all by default), REPEAT, BENCH (arguments of `vitscope bench` and `vitscope bench kernels`). A dry run of minutes:
+#   DEVICE=emulated FIXTURES=tests/fixtures/clip/a_plain.safetensors TYPES=bf16 RUNGS='^rows_' REPEAT=2 tools/gpu_check.sh OUT
 set -euo pipefail
 
 out=${1:?usage: tools/gpu_check.sh OUT [TEST_BINARY...]}
@@ -18,11 +20,17 @@ shift
 root=$(cd "$(dirname "$0")/.." && pwd)
 vitscope=${VITSCOPE:-$root/target/release/vitscope}
 device=${DEVICE:-cuda}
-fixtures=${FIXTURES:-$root/tests/fixtures/clip}
+read -ra fixtures <<<"${FIXTURES:-$root/tests/fixtures/clip}"
 types=${TYPES:-f32 bf16 f16}
 repeat=${REPEAT:-1000}
-read -ra forced_fixtures <<<"${FORCED_FIXTURES:-$fixtures}"
-read -ra bench <<<"${BENCH:---model random:ViT-L-14 --batch-size 1 --batch-size 16}"
+rungs=${RUNGS:-.}
+read -ra forced_fixtures <<<"${FORCED_FIXTURES:-${fixtures[*]}}"
+if [ "$device" = emulated ]; then
+    bench_default="--model random:tiny --batch-size 2"
+else
+    bench_default="--model random:ViT-L-14 --batch-size 1 --batch-size 16"
+fi
+read -ra bench <<<"${BENCH:-$bench_default}"
 
 # Entries whose hazards racecheck reports though they are none, each on a line of its own with a comment that says why.
 racecheck_exceptions=()
@@ -79,13 +87,14 @@ step doctor "$vitscope" doctor --device "$device"
 "$vitscope" kernels list --json >"$out/rungs.jsonl"
 
 for type in $types; do
-    step "verify $type" "$vitscope" verify "$fixtures" --device "$device" --dtype "$type"
+    step "verify $type" "$vitscope" verify "${fixtures[@]}" --device "$device" --dtype "$type"
 done
 
 # Each rung forced. It counts as verified when it passed in every type that it has, and each run says (with -v) that it
 # was used. Sizes that a rung does not serve are no failure, and no proof.
 while read -r line; do
     rung=$(field operation "$line")_$(field direction "$line")=$(field rung "$line")
+    [[ $rung =~ $rungs ]] || continue
     proven=yes
     read -ra rung_types < <(sed -E 's/.*"types":\[([^]]*)\].*/\1/; s/[",]+/ /g' <<<"$line")
     for type in "${rung_types[@]}"; do
@@ -108,7 +117,7 @@ for binary in "$@"; do
 done
 
 # One fixture has all operations that matter to memory.
-one=$fixtures/a_full.safetensors
+one=$root/tests/fixtures/clip/a_full.safetensors
 sanitizer=$(command -v compute-sanitizer || true)
 for folder in "${CUDA_HOME:-}" "${CUDA_PATH:-}" /usr/local/cuda; do
     if [ -z "$sanitizer" ] && [ -x "$folder/bin/compute-sanitizer" ]; then sanitizer=$folder/bin/compute-sanitizer; fi
@@ -157,6 +166,7 @@ rm -rf "$pictures"
 
 for type in $types; do
     step "bench $type" "$vitscope" bench --device "$device" --dtype "$type" "${bench[@]}" --json
+    step "bench kernels $type" "$vitscope" bench kernels --device "$device" --dtype "$type" "${bench[@]}" --json
 done
 
 join() { local IFS=,; printf '%s' "$*"; }
