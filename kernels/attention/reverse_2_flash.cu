@@ -117,7 +117,7 @@ DEV void query_tile(T* dqkv, float* statistics, const T* d_o, const T* qkv, cons
         attention::query_tile<T, W>(dqkv, statistics, d_o, qkv, lse, scale, causal, queries, tokens, B, H, Dh);        \
     }                                                                                                                  \
     REGISTER_KERNEL(attention_reverse_queries_d##W##__2__##T)                                                          \
-    KERNEL void __launch_bounds__(attention::THREADS, 4)                                                               \
+    KERNEL void __launch_bounds__(attention::THREADS, W <= 64 && sizeof(T) == 2 ? 4 : 3)                               \
         attention_reverse_sums_d##W##__2__##T(float* statistics, const T* qkv, const float* lse, float scale,          \
                                               int causal, int queries, int tokens, int H, int Dh) {                    \
         attention::inverse_sums<T, W>(statistics, qkv, lse, scale, causal, queries, tokens, H, Dh);                    \

@@ -14,13 +14,13 @@
 #include "include/attention_queries.cuh"
 
 #define ENTRY(T, W)                                                                                                    \
-    KERNEL void __launch_bounds__(attention::THREADS, 4)                                                               \
+    KERNEL void __launch_bounds__(attention::THREADS, W <= 64 && sizeof(T) == 2 ? 4 : 3)                               \
         attention_row_sums_d##W##__2__##T(float* statistics, const T* qkv, const float* lse, float scale, int causal,  \
                                           int queries, int tokens, int H, int Dh) {                                    \
         attention::inverse_sums<T, W>(statistics, qkv, lse, scale, causal, queries, tokens, H, Dh);                    \
     }                                                                                                                  \
     REGISTER_KERNEL(attention_row_sums_d##W##__2__##T)                                                                 \
-    KERNEL void __launch_bounds__(attention::THREADS, 4)                                                               \
+    KERNEL void __launch_bounds__(attention::THREADS, W <= 64 && sizeof(T) == 2 ? 4 : 3)                               \
         attention_row_keys_d##W##__2__##T(float* columns, const float* r_in, const float* statistics, const T* qkv,    \
                                           const float* lse, float scale, int causal, int queries, int tokens, int B,   \
                                           int H, int Dh) {                                                             \

@@ -44,13 +44,13 @@ impl<T: Storage> Inputs<T> {
         Inputs { s, g, qkv: eighths(s.batch * s.tokens * 3 * d, 2.0, 1), d_o: eighths(g * s.queries * d, 1.0, 2), r_in }
     }
 
-    /// Keys `j` and `j + 1` become 128 times query 0, with one value: their scores tower over the others, and are so
+    /// Keys `j` and `j + 1` become 1024 times query 0, with one value: their scores tower over the others, and are so
     /// large that lse is rounded coarsely.
     fn towering(mut self, j: usize) -> Self {
         let d = self.s.width();
         for image in self.qkv.chunks_mut(self.s.tokens * 3 * d) {
             for (token, i) in [j, j + 1].into_iter().flat_map(|token| (0..d).map(move |i| (token, i))) {
-                image[token * 3 * d + d + i] = T::of(128.0 * image[i].wide());
+                image[token * 3 * d + d + i] = T::of(1024.0 * image[i].wide());
                 image[token * 3 * d + 2 * d + i] = image[2 * d + i];
             }
         }
