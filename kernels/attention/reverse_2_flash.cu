@@ -43,7 +43,7 @@ DEV void query_tile(T* dqkv, float* statistics, const T* d_o, const T* qkv, cons
     };
 
     Sums<W> dq = {};
-    float of_lse[2] = {}, inverse[2] = {}, base[2] = {}, delta[2] = {};
+    float of_lse[2] = {}, inverse[2] = {}, delta[2] = {};
     load_lse(of_lse, lse + i64(b) * queries * H + at.h, first, queries, H);
     copy_rows<T, W>(shared, q, stride, i0, queries, Dh);
     copy_rows<T, W>(shared + TILE<T, W>, d_o + i64(at.image) * queries * D + at.h * Dh, D, i0, queries, Dh);
@@ -64,19 +64,11 @@ DEV void query_tile(T* dqkv, float* statistics, const T* d_o, const T* qkv, cons
         load_operand<T, W>(a, own + TILE<T, W>);
         scores<T, W, ROWS>(dp, a, keys + TILE<T, W>, groups);
         exponentials(p, unit, of_lse, first, j0, tokens, causal);
-        // A common part of dP drops out where P sums to 1 exactly, and P does so only nearly: a row's first value is taken
-        // from all of it, so that what delta is summed from is small.
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            if (step == 0) base[half] = broadcast(dp[0][half * 2], lane & ~3);
-        }
         if (is_second) {
 #pragma unroll
             for (int j = 0; j < ROWS / 8; j++) {
 #pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    p[j][e] = p[j][e] * inverse[e / 2] * (dp[j][e] - base[e / 2] - delta[e / 2]);
-                }
+                for (int e = 0; e < 4; e++) p[j][e] = p[j][e] * inverse[e / 2] * (dp[j][e] - delta[e / 2]);
             }
             accumulate<T, W, ROWS>(dq, p, keys, groups);
             continue;
@@ -86,7 +78,7 @@ DEV void query_tile(T* dqkv, float* statistics, const T* d_o, const T* qkv, cons
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 inverse[e / 2] += p[j][e];
-                delta[e / 2] += p[j][e] * (dp[j][e] - base[e / 2]);
+                delta[e / 2] += p[j][e] * dp[j][e];
             }
         }
         if (step + 1 < steps) continue;
@@ -98,8 +90,7 @@ DEV void query_tile(T* dqkv, float* statistics, const T* d_o, const T* qkv, cons
             delta[half] = row_sum(delta[half]) * inverse[half];
             const int query = first + lane / 4 + half * 8;
             if (lane % 4 == 0 && query < queries) {
-                float* to = statistics + ((i64(at.image) * H + at.h) * queries + query) * 2;
-                store_pair(to, inverse[half], base[half] + delta[half]);
+                store_pair(statistics + ((i64(at.image) * H + at.h) * queries + query) * 2, inverse[half], delta[half]);
             }
         }
     }
