@@ -8,7 +8,7 @@
 // predicted   limited by L1 and L2 loads: 1 to 2 % of the tensor cores' rate
 // measured    never run on a GPU; executed by the emulator only
 // checked by  tests/emulator/attention.rs
-#include "include/reduce.cuh"
+#include "include/attention_sums.cuh"
 
 template <class T>
 DEV void attention(T* o, float* lse, const T* qkv, float scale, int causal, int queries, int tokens, int H, int Dh) {
@@ -20,9 +20,7 @@ DEV void attention(T* o, float* lse, const T* qkv, float scale, int causal, int 
 
     float most = float_of(0xff800000), sum = 0.0f;
     for (int j = lane; j < seen; j += WARP_SIZE) {
-        float s = 0.0f;
-        for (int d = 0; d < Dh; d++) s += to_float(q[d]) * to_float(keys[i64(j) * 3 * D + d]);
-        p[j] = s * scale;
+        p[j] = dot(q, keys + i64(j) * 3 * D, Dh) * scale;
         most = fmaxf(most, p[j]);
     }
     most = warp_max(most);

@@ -16,7 +16,7 @@ template <class T> struct KeyTensors {
     T* dqkv;                  // (G,tokens,3D): dk and dv are written
     float* columns;           // (G,H,tokens): by head, sum over query rows i of r_in[i] relu(w_i), w = P dP, P or dP
     const float* r_in;        // (G,tokens); 1 where null
-    const float* statistics;  // (G,H,queries,2): 1 / rowsum(P) and rowsum(P dP)
+    const float* statistics;  // (G,H,queries,2): 1 / rowsum(P) and rowsum(P dP); without dqkv (B,H,queries,2)
     const T* d_o;             // (G,queries,D)
     const T* qkv;             // (B,tokens,3D)
     const float* lse;         // (B,queries,H)
@@ -54,9 +54,10 @@ DEV void key_tile(const KeyTensors<T>& x, float scale, int causal, int queries, 
         record = {float_of(0x7f800000), 0.0f, 0.0f, 0.0f};
         if (threadIdx.x >= ROWS || i >= queries) return;
         record.at[WEIGHT] = x.r_in ? x.r_in[image + i] : 1.0f;
-        if constexpr (HAS_P) record.at[LSE] = x.lse[(i64(b) * queries + i) * H + at.h] * LOG2_E;
-        if (HAS_P && HAS_DP && x.dqkv) {
-            const u64 both = reinterpret_cast<const u64*>(x.statistics)[head * queries + i];
+        if constexpr (HAS_P) {
+            record.at[LSE] = x.lse[(i64(b) * queries + i) * H + at.h] * LOG2_E;
+            const i64 of = i64(x.dqkv ? at.image : b) * H + at.h;
+            const u64 both = reinterpret_cast<const u64*>(x.statistics)[of * queries + i];
             record.at[INVERSE] = float_of(u32(both));
             record.at[DELTA] = float_of(u32(both >> 32));
         }
@@ -107,17 +108,13 @@ DEV void key_tile(const KeyTensors<T>& x, float scale, int causal, int queries, 
                 for (int e = 0; e < 4; e++) {
                     const Vec<float>& query = two[e % 2];
                     if constexpr (HAS_P) {
-                        p[j][e] = power_of_2(p[j][e] * unit - query.at[LSE]);
+                        p[j][e] = power_of_2(fmaf(p[j][e], unit, -query.at[LSE])) * query.at[INVERSE];
                         const int key = first + lane / 4 + e / 2 * 8;
                         if (causal && i0 + j * 8 + lane % 4 * 2 + e % 2 < key) p[j][e] = 0.0f;
                     }
-                    // P as it is will do here: nothing cancels.
                     const float w = !HAS_P ? dp[j][e] : HAS_DP ? p[j][e] * dp[j][e] : p[j][e];
                     column[e / 2] += query.at[WEIGHT] * fmaxf(w, 0.0f);
-                    if constexpr (HAS_P && HAS_DP) {
-                        p[j][e] *= query.at[INVERSE];
-                        dp[j][e] = p[j][e] * (dp[j][e] - query.at[DELTA]);
-                    }
+                    if constexpr (HAS_P && HAS_DP) dp[j][e] = p[j][e] * (dp[j][e] - query.at[DELTA]);
                 }
             }
             if constexpr (HAS_P && HAS_DP) {
@@ -141,6 +138,11 @@ DEV void key_tile(const KeyTensors<T>& x, float scale, int causal, int queries, 
         unsigned char* own = memory + warp * 16 * STRIDE<T, W>;
         store_rows<T, W>(to, stride, first, tokens, Dh, own, dk, {scale, scale});
         store_rows<T, W>(to + D, stride, first, tokens, Dh, own, dv, {1.0f, 1.0f});
+        // Rows of dq that no block of queries has.
+        if (at.tile >= end) {
+            const Sums<W> none = {};
+            store_rows<T, W>(to - D, stride, first, tokens, Dh, own, none, {});
+        }
     }
 }
 

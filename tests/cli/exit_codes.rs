@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::{fixture, photos, spliced, stderr, vitscope, with};
+use super::{fixture, photos, spliced, stderr, vitscope, vitscope_with, with};
 
 /// Each of these is a usage error whose message holds the second text.
 #[test]
@@ -15,7 +15,7 @@ fn usage_errors_name_what_is_known() {
         (&["heatmap", "--method", "rollout", "--method", "rollout:from=0"], "asked for twice"),
         (&["heatmap", "--score", "dot"], "cosine, logit, softmax or latent:ID"),
         (&["heatmap", "--score", "latent:3"], "needs an SAE"),
-        (&["heatmap", "--device", "tpu"], "auto, cpu, cuda, cuda:N or emulated"),
+        (&["heatmap", "--device", "tpu"], "auto, cpu, cuda, cuda:N, emulated or emulated:checked"),
         (&["heatmap", "--dtype", "f8"], "auto, f32, f64, bf16 or f16"),
         (&["heatmap", "--template", "no braces"], "exactly one {}"),
         (&["heatmap", "--colormap", "hot"], "turbo, viridis"),
@@ -91,11 +91,14 @@ fn files_that_are_no_model_or_no_fitting_sae_are_3() {
 #[test]
 fn devices_that_are_not_there_are_4() {
     let folder = tempfile::tempdir().unwrap();
-    for device in ["cuda", "cuda:7", "emulated"] {
-        for command in ["heatmap", "doctor"] {
+    for command in ["heatmap", "doctor"] {
+        for device in ["cuda", "cuda:7"] {
             let message = stderr(&vitscope(folder.path(), &[command, "--device", device]).code(4));
-            assert!(message.contains("device `"), "{message}");
+            assert!(message.contains("device `") && message.contains("driver"), "{message}");
         }
+        let compiler = ("VITSCOPE_CXX", "no-such-compiler");
+        let message = stderr(&vitscope_with(folder.path(), &[command, "--device", "emulated"], compiler).code(4));
+        assert!(message.contains("install g++"), "{message}");
     }
 }
 

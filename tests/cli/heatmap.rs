@@ -77,7 +77,7 @@ fn every_line_names_its_files_and_says_how_it_came_about() {
 fn an_edit_is_shown_before_after_and_as_their_difference() {
     let folder = tempfile::tempdir().unwrap();
     let spliced = spliced();
-    let args = with(&["heatmap", "--text", "cat"], &spliced, &["--edit", "scale:30=4", "--edit", "set:5=2"]);
+    let args = with(&["heatmap", "--text", "cat"], &spliced, &["--edit", "scale:49=4", "--edit", "set:5=2"]);
     let done = vitscope(folder.path(), &args).code(0);
     assert!(stdout(&done).contains("before") && stdout(&done).contains("change"));
     let out = folder.path().join("out");
@@ -90,7 +90,7 @@ fn an_edit_is_shown_before_after_and_as_their_difference() {
     let change = number(&line["score"]) - number(&line["baseline"]["score"]);
     assert!(change != 0.0 && (change - number(&line["delta"]["score"])).abs() < 1e-12);
     let sae = &line["options"]["sae"];
-    assert_eq!(sae["edits"], serde_json::json!(["scale:30=4", "set:5=2"]));
+    assert_eq!(sae["edits"], serde_json::json!(["scale:49=4", "set:5=2"]));
     assert_eq!((&sae["layer"], &sae["splice"], &sae["through"]), (&1.into(), &"replace".into(), &"exact".into()));
     let overlay = decode(out.join(line["overlay"].as_str().unwrap()), &DecodeOptions::default()).unwrap();
     assert!(overlay.width > 3 * 288);
@@ -131,7 +131,7 @@ fn before_and_after_an_edit_are_faded_by_one_measure() {
     for (scale, texts) in [("own", &["cat"][..]), ("shared", &["cat", "dog", "a car"])] {
         let mut before = vec!["heatmap", "--scale", scale, "--format", "npy"];
         before.extend(texts.iter().flat_map(|text| ["--text", text]));
-        let args = with(&before, &spliced, &["--splice", "keep-error", "--edit", "scale:30=0.5"]);
+        let args = with(&before, &spliced, &["--splice", "keep-error", "--edit", "scale:49=0.5"]);
         vitscope(folder.path(), &args).code(0);
         let lines = lines(&folder.path().join("out/results.jsonl"));
         let runs: Vec<&Value> = lines.iter().flat_map(|line| [line, &line["baseline"]]).collect();
@@ -149,13 +149,13 @@ fn before_and_after_an_edit_are_faded_by_one_measure() {
 fn a_latent_is_explained_without_a_text() {
     let folder = tempfile::tempdir().unwrap();
     let spliced = spliced();
-    let args = with(&["heatmap", "--score", "latent:30"], &spliced, &["--format", "npy"]);
+    let args = with(&["heatmap", "--score", "latent:49"], &spliced, &["--format", "npy"]);
     vitscope(folder.path(), &args).code(0);
     let lines = lines(&folder.path().join("out/results.jsonl"));
     assert_eq!(lines.len(), 1);
     assert_eq!(
         (&lines[0]["text"], &lines[0]["latent"], &lines[0]["overlay"]),
-        (&Value::Null, &30.into(), &Value::Null)
+        (&Value::Null, &49.into(), &Value::Null)
     );
     assert!(!folder.path().join("out/overlays").exists());
 }

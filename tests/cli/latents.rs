@@ -45,24 +45,24 @@ fn features_are_ranked_and_their_maps_add_up() {
 fn a_sweep_tabulates_each_edit_alone() {
     let folder = tempfile::tempdir().unwrap();
     let spliced = spliced();
-    std::fs::write(folder.path().join("edits.txt"), "scale:30=1\nzero:30\n\nzero:30 set:38=3\n").unwrap();
+    std::fs::write(folder.path().join("edits.txt"), "scale:49=1\nzero:49\n\nzero:49 set:38=3\n").unwrap();
     let args = with(&["sweep", "--text", "cat", "--json"], &spliced, &["--edits-file", "edits.txt", "-o", "s"]);
     let rows = json_lines(&stdout(&vitscope(folder.path(), &args).code(0)));
     let edits: Vec<&str> = rows.iter().map(|row| row["edit"].as_str().unwrap()).collect();
-    assert_eq!(edits, ["scale:30=1", "zero:30", "zero:30 set:38=3"]);
+    assert_eq!(edits, ["scale:49=1", "zero:49", "zero:49 set:38=3"]);
     assert_eq!((number(&rows[0]["score"]["change"]), number(&rows[0]["map"]["l2"])), (0.0, 0.0));
     assert_eq!(number(&rows[0]["map"]["iou_top10"]), 1.0);
     assert!(number(&rows[1]["score"]["change"]) != 0.0 && number(&rows[1]["map"]["l1"]) > 0.0);
-    assert_eq!(rows[1]["options"]["sae"]["edits"], serde_json::json!(["zero:30"]));
+    assert_eq!(rows[1]["options"]["sae"]["edits"], serde_json::json!(["zero:49"]));
 
     // The same as the heatmap says.
-    let args = with(&["heatmap", "--text", "cat", "--json", "-q"], &spliced, &["--edit", "zero:30"]);
+    let args = with(&["heatmap", "--text", "cat", "--json", "-q"], &spliced, &["--edit", "zero:49"]);
     let line = &json_lines(&stdout(&vitscope(folder.path(), &args).code(0)))[0];
     assert_eq!(line["delta"]["score"], rows[1]["score"]["change"]);
 
     let csv = std::fs::read_to_string(folder.path().join("s/sweep.csv")).unwrap();
     assert_eq!(csv.lines().count(), 4);
-    assert!(csv.starts_with("image,text,edit,") && csv.contains("\"zero:30 set:38=3\""));
+    assert!(csv.starts_with("image,text,edit,") && csv.contains("\"zero:49 set:38=3\""));
     let args = with(&["sweep", "--text", "cat", "--json"], &spliced, &["--latents", "top:2", "--edit", "scale=3"]);
     let rows = json_lines(&stdout(&vitscope(folder.path(), &args).code(0)));
     assert!(rows.len() == 2 && rows[0]["edit"].as_str().unwrap().starts_with("scale:"));

@@ -19,11 +19,22 @@ use vitscope::image::{Rgb8, write_png};
 
 /// The program, run in a folder.
 fn vitscope(folder: &Path, args: &[&str]) -> Assert {
+    command(folder, args).assert()
+}
+
+/// The same with a variable of the environment.
+fn vitscope_with(folder: &Path, args: &[&str], (name, value): (&str, &str)) -> Assert {
+    command(folder, args).env(name, value).assert()
+}
+
+fn command(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vitscope"));
     for name in ["VITSCOPE_MODEL", "VITSCOPE_DEVICE", "VITSCOPE_KERNEL"] {
         command.env_remove(name);
     }
-    command.current_dir(folder).args(args).assert()
+    command.env("VITSCOPE_CACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/emulator"));
+    command.current_dir(folder).args(args);
+    command
 }
 
 /// A committed file or folder.

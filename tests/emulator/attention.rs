@@ -44,13 +44,13 @@ impl<T: Storage> Inputs<T> {
         Inputs { s, g, qkv: eighths(s.batch * s.tokens * 3 * d, 2.0, 1), d_o: eighths(g * s.queries * d, 1.0, 2), r_in }
     }
 
-    /// Keys `j` and `j + 1` become 128 times query 0, with one value: their scores tower over the others, and are so
+    /// Keys `j` and `j + 1` become 1024 times query 0, with one value: their scores tower over the others, and are so
     /// large that lse is rounded coarsely.
     fn towering(mut self, j: usize) -> Self {
         let d = self.s.width();
         for image in self.qkv.chunks_mut(self.s.tokens * 3 * d) {
             for (token, i) in [j, j + 1].into_iter().flat_map(|token| (0..d).map(move |i| (token, i))) {
-                image[token * 3 * d + d + i] = T::of(128.0 * image[i].wide());
+                image[token * 3 * d + d + i] = T::of(1024.0 * image[i].wide());
                 image[token * 3 * d + 2 * d + i] = image[2 * d + i];
             }
         }
@@ -148,24 +148,30 @@ fn exact<T: Storage>(x: &Inputs<T>, rounds: bool) -> Exact {
             let most = score.iter().fold(f64::MIN, |m, &s| m.max(s));
             let sum: f64 = score.iter().map(|s| (s - most).exp()).sum();
             let lse = most + sum.ln();
-            // What the exponent is off by: the scale, its product, the difference, lse itself and its product.
-            let largest = score.iter().fold(lse.abs(), |m, s| m.max(s.abs()));
-            let exponent = 8.0 * f32::UNIT * 2.0 * largest;
-            let off = exponent + steps;
             let p: Vec<f64> = score.iter().map(|s| (s - lse).exp()).collect();
             let delta = dot(&p, &dp[..seen]);
-            // P has a sum of 1, so its errors enter delta by dP - delta; the rest is the sum's own rounding.
-            let spread: f64 = p.iter().zip(&dp).map(|(p, dp)| p * (dp - delta).abs()).sum();
-            let delta_off = 2.0 * off * spread + steps * p.iter().zip(&dp).map(|(p, dp)| p * dp.abs()).sum::<f64>();
+            // What an exponent is off by in the forward pass: the scale, its product, the difference and the units.
+            let largest = score.iter().fold(lse.abs(), |m, s| m.max(s.abs()));
+            let exponent = 8.0 * f32::UNIT * 2.0 * largest;
+            // In reverse P is brought to a sum of 1, so that what a row has in common does not count: not lse's rounding,
+            // and of the scale's (itself, to units of log 2, and that constant) only what it makes of the difference of
+            // two scores. The difference from lse is rounded once.
+            let own: Vec<f64> = score.iter().map(|s| f32::UNIT * (3.0 * (s - most).abs() + (s - lse).abs())).collect();
+            let common = dot(&p, &own);
+            let off: Vec<f64> = own.iter().map(|own| own + common + steps).collect();
+            // The errors of a P that has a sum of 1 enter delta by dP - delta; the rest is the sum's own rounding.
+            let spread: f64 = (0..seen).map(|j| off[j] * p[j] * (dp[j] - delta).abs()).sum();
+            let delta_off = 2.0 * spread + steps * p.iter().zip(&dp).map(|(p, dp)| p * dp.abs()).sum::<f64>();
             if g < s.batch {
                 e.lse.add((b * s.queries + i) * heads + h, (lse, exponent + steps), &[1.0], steps);
             }
-            for j in 0..seen {
+            for (j, &off) in off.iter().enumerate() {
                 let p_off = p[j] * (2.0 * off + unit) + tiny;
                 let ds = p[j] * (dp[j] - delta);
                 let ds_off = 2.0 * off * ds.abs() + p[j] * (delta_off + steps * dp[j].abs());
                 let ds_off = ds_off * (1.0 + unit) + ds.abs() * unit + tiny * (1.0 + dp[j].abs() + delta.abs());
                 if g < s.batch {
+                    let p_off = p[j] * (2.0 * (exponent + steps) + unit) + tiny;
                     e.o.add((b * s.queries + i) * d + h * s.head_dim, (p[j], p_off), &v[j], steps);
                     e.rollout.add(b * t + j, (share * p[j], share * p[j] * off), &[r_in[b * t + i]], mixed);
                 }
@@ -330,10 +336,10 @@ fn one_query_row_is_right() {
     }
 }
 
-/// dP - rowsum(P dP) cancels here. Without P brought to a sum of 1 again, what lse's rounding leaves over is several times
-/// the bound.
+/// dP - rowsum(P dP) cancels here, and lse is large. Without P brought to a sum of 1 again, what lse's rounding leaves over
+/// is several times the bound of the gradients, and of both rows of relevance.
 #[test]
-fn a_towering_score_leaves_the_small_gradients_right() {
+fn a_towering_score_leaves_gradients_and_relevance_right() {
     let emulator = Emulator::new(&CXX, Settings::checked(1)).unwrap();
     for rung in [1, 2] {
         check::<f32>(&emulator, &Inputs::new(shape(1, (20, 20), 1, 64, false)).towering(7), rung);
@@ -402,9 +408,9 @@ fn rung_2_has_no_bank_conflicts() {
     for counters in others {
         assert_eq!(counters.global_sectors, counters.global_sectors_needed, "{counters:?}");
     }
-    // A product of 128 x 128 x 64 has 512. Forward 2, first sweep 2, second 3, keys 4, row 1, positive gradient 1.
+    // A product of 128 x 128 x 64 has 512. Forward 2, first sweep 2, second 3, keys 4, row 1 and 1, positive gradient 1.
     let products: Vec<u64> = all.iter().map(|counters| counters.matrix_products / 512).collect();
-    assert_eq!(products, [2, 5, 4, 0, 1, 0, 1, 0]);
+    assert_eq!(products, [2, 5, 4, 0, 1, 1, 0, 1, 0]);
 }
 
 #[test]

@@ -15,6 +15,7 @@ struct Width {
     values: usize,
     forward: &'static str,
     queries: &'static str,
+    sums: &'static str,
     keys: &'static str,
 }
 
@@ -24,6 +25,7 @@ macro_rules! widths {
             values: $values,
             forward: concat!("_d", $values),
             queries: concat!("_queries_d", $values),
+            sums: concat!("_sums_d", $values),
             keys: concat!("_keys_d", $values),
         }),*]
     };
@@ -73,6 +75,25 @@ fn scale(s: AttentionShape) -> Arg {
 /// [`Row`], the batch): by head, two statistics of each query row and one sum of each column.
 pub fn scratch_values(s: AttentionShape, g: usize) -> usize {
     g * s.heads * (2 * s.queries + s.tokens)
+}
+
+/// The first launch of `of` where P is wanted without dqkv: what each query row's exp(score - lse) sums to, (B,queries,H)
+/// in rung 1, 1 over it in rung 2's `statistics` (B,H,queries,2).
+fn sums<L: Ladder>(of: &L, rung: u32, target: Target, args: [Pointer; 3], s: AttentionShape) -> Option<Launch> {
+    let (part, shape) = match rung {
+        1 => ("_sums", Shape::line(s.batch * s.queries * s.heads, 1, 32)),
+        // Queries, two stages of keys.
+        _ => tiles(s, target, (s.batch * s.heads, s.queries), 3, 0).map(|(width, shape)| (width.sums, shape))?,
+    };
+    let mut args = args.map(Arg::Pointer).to_vec();
+    args.extend([scale(s), Arg::I32(s.causal.into())]);
+    args.extend([s.queries, s.tokens, s.heads, s.head_dim].map(Arg::size));
+    Some(of.launch(part, rung, target.storage, shape, args))
+}
+
+/// Where [`scratch_values`] has the sums of columns, behind the statistics of so many images.
+fn columns(scratch: Pointer, s: AttentionShape, images: usize) -> Pointer {
+    scratch + (size_of::<f32>() * 2 * images * s.heads * s.queries) as Pointer
 }
 
 /// `o` (B,queries,D) and `lse` (B,queries,H) from `qkv` (B,T,3D).
@@ -143,7 +164,7 @@ pub struct Reverse {
     pub qkv: Pointer,
     /// (B,queries,H) f32.
     pub lse: Pointer,
-    /// [`scratch_values`] of f32; rung 1 needs none.
+    /// [`scratch_values`] of f32.
     pub scratch: Pointer,
     /// Sizes.
     pub shape: AttentionShape,
@@ -160,7 +181,7 @@ pub struct Row {
     pub qkv: Pointer,
     /// (B,queries,H) f32.
     pub lse: Pointer,
-    /// [`scratch_values`] of f32; rung 1 needs none.
+    /// [`scratch_values`] of f32.
     pub scratch: Pointer,
     /// Sizes.
     pub shape: AttentionShape,
@@ -237,7 +258,9 @@ impl Reverse {
             launches.push(self.launch("", 1, target.storage, shape, args));
         }
         if let Some(relevance) = &self.relevance {
-            let args = [&relevance.args(), &inputs[..], &[Arg::size(self.g)]].concat();
+            launches.push(sums(self, 1, target, [self.scratch, self.qkv, self.lse], s)?);
+            let args =
+                [&relevance.args()[..], &[Arg::Pointer(self.scratch)], &inputs[..], &[Arg::size(self.g)]].concat();
             let shape = Shape::line(self.g * s.tokens, 128, 128);
             launches.push(self.launch("_relevance", 1, target.storage, shape, args));
         }
@@ -247,18 +270,20 @@ impl Reverse {
     fn flash(&self, target: Target) -> Option<Vec<Launch>> {
         let s = self.shape;
         let statistics = self.scratch;
-        let columns = statistics + (4 * 2 * self.g * s.heads * s.queries) as Pointer;
-        let units = (self.g * s.heads, s.tokens);
+        let columns = columns(statistics, s, self.g);
+        let heads = self.g * s.heads;
         let inputs = self.inputs();
         let mut launches = vec![];
         if self.dqkv != 0 {
-            // Queries, dO, two stages of keys and values. Blocks past the queries write zeros.
-            let (width, shape) = tiles(s, target, units, 6, 0)?;
+            // Queries, dO, two stages of keys and values.
+            let (width, shape) = tiles(s, target, (heads, s.queries), 6, 0)?;
             let args = [&[self.dqkv, statistics].map(Arg::Pointer), &inputs[..]].concat();
             launches.push(self.launch(width.queries, 2, target.storage, shape, args));
+        } else {
+            launches.push(sums(self, 2, target, [statistics, self.qkv, self.lse], s)?);
         }
         // Keys, values, two stages of queries and dO.
-        let (width, shape) = tiles(s, target, units, 6, RECORDS)?;
+        let (width, shape) = tiles(s, target, (heads, s.tokens), 6, RECORDS)?;
         let [columns, r_in] = self.relevance.map_or([0, 0], |relevance| [columns, relevance.input]);
         let args = [&[self.dqkv, columns, r_in, statistics].map(Arg::Pointer), &inputs[..]].concat();
         launches.push(self.launch(width.keys, 2, target.storage, shape, args));
@@ -293,19 +318,22 @@ impl Ladder for Row {
         let mut inputs = [self.qkv, self.lse].map(Arg::Pointer).to_vec();
         inputs.extend([scale(s), Arg::I32(s.causal.into())]);
         inputs.extend([s.queries, s.tokens, s.batch, s.heads, s.head_dim].map(Arg::size));
+        let first = sums(self, rung, target, [self.scratch, self.qkv, self.lse], s)?;
         match rung {
             1 => {
-                let args = [&self.relevance.args(), &inputs[..]].concat();
+                let args = [&self.relevance.args()[..], &[Arg::Pointer(self.scratch)], &inputs[..]].concat();
                 let shape = Shape::line(s.batch * s.tokens, 128, 128);
-                Some(vec![self.launch("", rung, target.storage, shape, args)])
+                Some(vec![first, self.launch("", rung, target.storage, shape, args)])
             }
             2 => {
                 // Keys, two stages of queries.
                 let (width, shape) = tiles(s, target, (s.batch * s.heads, s.tokens), 3, RECORDS)?;
-                let args = [&[self.scratch, self.relevance.input].map(Arg::Pointer), &inputs[..]].concat();
+                let columns = columns(self.scratch, s, s.batch);
+                let args = [&[columns, self.relevance.input, self.scratch].map(Arg::Pointer), &inputs[..]].concat();
                 Some(vec![
+                    first,
                     self.launch(width.keys, rung, target.storage, shape, args),
-                    self.relevance.over_heads(self, target, self.scratch, s, s.batch),
+                    self.relevance.over_heads(self, target, columns, s, s.batch),
                 ])
             }
             _ => None,

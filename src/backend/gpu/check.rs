@@ -71,7 +71,7 @@ mod tests {
         let rung =
             registry::all().into_iter().find(|rung| rung.ladder() == "gemm_forward" && rung.number == 2).unwrap();
         let usage = |name: &str| Usage { entry: format!("gemm_forward__2__{name}"), ..usage.clone() };
-        let log = CompileLog { usages: vec![usage("f16"), usage("bf16")], remarks: Vec::new() };
+        let log = CompileLog { usages: vec![usage("f32"), usage("f16"), usage("bf16")], remarks: Vec::new() };
         let counts = log.usages.iter().map(|usage| (usage.entry.clone(), counts)).collect();
         check(&rung, &log, &counts).1
     }

@@ -302,7 +302,7 @@ mod tests {
         for (wrong, said) in [
             ("gemm_forward", "OPERATION=RUNG"),
             ("gemm_forward=two", "OPERATION=RUNG"),
-            ("gem_forward=1", "expected one of gemm_forward, gemm_reverse"),
+            ("gem_forward=1", "gemm_forward, gemm_reverse"),
             ("gemm_forward=77", "has no rung 77; there are gemm_forward=1, gemm_forward=2"),
         ] {
             let error = wrong.parse::<Force>().unwrap_err();
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(picked(&free, 8, target(Storage::Bf16, 75)).unwrap(), 1, "the card says sm_80+");
         assert_eq!(picked(&rungs(&["gemm_forward=1"]), 8, target(Storage::Bf16, 80)).unwrap(), 1);
         assert_eq!(picked(&rungs(&["gemm_reverse=1"]), 8, target(Storage::Bf16, 80)).unwrap(), 2);
-        let error = picked(&rungs(&["gemm=2"]), 8, target(Storage::F32, 80)).unwrap_err();
+        let error = picked(&rungs(&["gemm=2"]), 7, target(Storage::F32, 80)).unwrap_err();
         assert!(error.to_string().contains("gemm_forward=2: this rung does not serve"), "{error}");
         assert_eq!(error.exit_code(), 2);
     }

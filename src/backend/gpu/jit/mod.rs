@@ -60,6 +60,8 @@ pub const HEADERS: &[Source] = sources![
     "include/activation.cuh",
     "include/attention.cuh",
     "include/attention_keys.cuh",
+    "include/attention_queries.cuh",
+    "include/attention_sums.cuh",
     "include/barrier.cuh",
     "include/copy_async.cuh",
     "include/exact.cuh",
