@@ -19,6 +19,9 @@ pub enum Error {
     /// An unknown name, or a value out of its range, in what the user asked for.
     #[error("{0}")]
     Usage(String),
+    /// A kernel that the user forced does not serve these sizes, type or GPU.
+    #[error("{0}")]
+    Unserved(String),
     /// A picture that cannot be decoded. It never ends a run: it is reported in the result line of that picture.
     #[error("{}: {reason}", path.display())]
     Image {
@@ -123,7 +126,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Io { .. } | Error::Image { .. } | Error::Plan { .. } => 1,
-            Error::Usage(_) => 2,
+            Error::Usage(_) | Error::Unserved(_) => 2,
             Error::File { .. } | Error::Tensor { .. } | Error::Fit { .. } => 3,
             Error::Device { .. } => 4,
             Error::Verification(_) => 5,

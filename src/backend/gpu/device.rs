@@ -186,7 +186,7 @@ impl Gpu {
     /// Runs an operation on the rung that is chosen for it.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a forced rung that does not serve these sizes, [`Error::Device`] when the driver refuses.
+    /// [`Error::Unserved`] for a forced rung that does not serve these sizes, [`Error::Device`] when the driver refuses.
     pub fn run<L: Ladder>(&self, ladder: &L) -> Result<()> {
         self.rungs.pick(ladder, self.target)?.iter().try_for_each(|launch| self.launch(launch))
     }

@@ -208,7 +208,7 @@ impl Rungs {
     /// The launches of the forced rung, or of the highest that serves these sizes and this target.
     ///
     /// # Errors
-    /// [`Error::Usage`] when a forced rung does not serve; [`Error::Device`] when none does.
+    /// [`Error::Unserved`] when a forced rung does not serve; [`Error::Device`] when none does.
     pub fn pick<L: Ladder>(&self, ladder: &L, target: Target) -> Result<Vec<Launch>> {
         let architecture = Architecture::of(target.architecture);
         let launches = |rung: u32| {
@@ -219,7 +219,7 @@ impl Rungs {
         let storage = target.storage.name();
         let launches = match self.forced.0.get(&name) {
             Some(&rung) => launches(rung).ok_or_else(|| {
-                Error::usage(format!(
+                Error::Unserved(format!(
                     "--kernel {name}={rung}: this rung does not serve these sizes in {storage} on {architecture}"
                 ))
             }),
