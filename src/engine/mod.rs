@@ -60,8 +60,9 @@ impl Engine {
     /// Opens a model. Weights are read when they are first needed.
     ///
     /// # Errors
-    /// [`Error::File`] or [`Error::Tensor`] for a damaged model, [`Error::Device`] for a device that is not there,
-    /// [`Error::Usage`] for forced kernels on the CPU.
+    /// [`File`](crate::Error::File) or [`Tensor`](crate::Error::Tensor) for a damaged model,
+    /// [`Device`](crate::Error::Device) for a device that is not there, [`Usage`](crate::Error::Usage) for forced kernels
+    /// on the CPU.
     pub fn open(source: &Source, options: &Options) -> Result<Engine> {
         let checkpoint = open_source(source, options.seed)?;
         let path = std::path::PathBuf::from(&checkpoint.label);

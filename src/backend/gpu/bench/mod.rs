@@ -1,8 +1,8 @@
 //! Every rung of every ladder at a model's sizes: first its result beside rung 1's on the same random data, then its time.
 //! A wrong rung is not timed.
 //!
-//! [`data`] makes inputs and keeps outputs, [`bound`] judges, [`card`] knows what GPUs can do; the ladders with their data
-//! and costs are in [`tower`], [`ends`] and [`sae`].
+//! `data` makes inputs and keeps outputs, `bound` judges, `card` knows what GPUs can do; the ladders with their data
+//! and costs are in `tower`, `ends` and `sae`.
 
 mod bound;
 mod card;
