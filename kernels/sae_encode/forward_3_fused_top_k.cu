@@ -121,8 +121,15 @@ template <class See> DEV void each_key(const Lists& from, See see) {
     }
 }
 
+// Blocks of the candidates' kernel on an SM. For sm_100 the compiler wants more registers than two blocks leave.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 1000
+constexpr int RESIDENT = 1;
+#else
+constexpr int RESIDENT = 2;
+#endif
+
 #define ENTRY(T)                                                                                                       \
-    KERNEL void __launch_bounds__(tile::THREADS, 2) sae_encode_forward_candidates__3__##T(                             \
+    KERNEL void __launch_bounds__(tile::THREADS, RESIDENT) sae_encode_forward_candidates__3__##T(                      \
         u64* lists, u32* counts, const float* shifts, const float* gains, const T* x, const T* w,                      \
         const float* folded_bias, const float* row_sums, const float* row_norms, float gain, int is_relu, int k,       \
         const u8* mask, int tokens, int capacity, int first, int rows, int S, int C, int D) {                          \
