@@ -7,8 +7,8 @@ mod common;
 use common::Rng;
 use vitscope::{
     backend::{
-        Arena, AttentionShape, Backend, Code, Epilogue, EpilogueReverse, Linear, Memory, Norm, PatchGrid, Picture, Plan, Rows,
-        ScoreKind, Tensor,
+        Arena, AttentionShape, Backend, Code, Epilogue, EpilogueReverse, Linear, Memory, Norm, PatchGrid, Picture,
+        Plan, Rows, ScoreKind, Tensor,
         cpu::{Cpu, CpuMemory},
     },
     model::{Edit, Splice, Through},

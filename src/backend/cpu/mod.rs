@@ -25,8 +25,8 @@ pub use real::Real;
 pub use sae::CpuSae;
 
 use super::{
-    AttentionShape, Backend, Code, Device, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Picture, Plan, Relevance, Rows,
-    ScoreKind, Tensor,
+    AttentionShape, Backend, Code, Device, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Picture, Plan,
+    Relevance, Rows, ScoreKind, Tensor,
 };
 use crate::{
     Result,

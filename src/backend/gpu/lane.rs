@@ -64,7 +64,9 @@ impl Lane {
             gpu.stream().context().bind_to_thread()?;
             // SAFETY: both ends are as long as the plan's input, which is checked to be the bytes' length, and stay as they are
             // until the run is collected.
-            unsafe { result::memcpy_htod_async(to, std::slice::from_raw_parts(from, bytes.len()), copies.cu_stream()) }?;
+            unsafe {
+                result::memcpy_htod_async(to, std::slice::from_raw_parts(from, bytes.len()), copies.cu_stream())
+            }?;
             self.arrived.record(copies)?;
             gpu.stream().wait(&self.arrived)
         })

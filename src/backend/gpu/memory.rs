@@ -163,20 +163,20 @@ impl Arena for GpuMemory {
         self.cursor.rewind();
         let plan = self.cursor.plan();
         let encoded;
-        let (bytes, room) = match (input, plan.input) {
+        let (bytes, fits) = match (input, plan.input) {
             (Input::Values(values), Some(PlannedInput::Values(tensor))) => {
                 let (len, storage) = self.stored(tensor);
                 encoded = encode(values.par_iter().copied(), storage);
-                (&encoded[..], len * storage.bytes())
+                (&encoded[..], values.len() == len)
             }
             // The last index may be partly used.
             (Input::Bytes(bytes), Some(PlannedInput::Bytes(words))) => {
-                (bytes, plan.indices[words.id()].len() * size_of::<u32>())
+                (bytes, bytes.len().div_ceil(size_of::<u32>()) == plan.indices[words.id()].len())
             }
             _ => return Err(Error::Plan { tensor: "input".into(), planned: None }),
         };
-        if bytes.len() > room || bytes.len() + size_of::<u32>() <= room {
-            return Err(Error::usage(format!("{} bytes for an input of {room}", bytes.len())));
+        if !fits {
+            return Err(Error::usage(format!("{} bytes do not fit the pass's input", bytes.len())));
         }
         self.lane = (self.lane + 1) % LANES;
         let lane = &mut self.lanes[self.lane];
