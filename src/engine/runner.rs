@@ -204,6 +204,14 @@ struct JobPass<D: Device> {
     out: VecDeque<Ticket>,
 }
 
+/// A job before it has an arena.
+struct PlannedJob<V> {
+    inputs: Inputs<V>,
+    texts: Texts<V>,
+    plan: Plan,
+    promised: Vec<VariantFetch>,
+}
+
 /// An embedding's arena.
 struct EmbedPass<D: Device> {
     job: EmbedJob,
@@ -259,7 +267,7 @@ impl<D: Device> DeviceRunner<D> {
     }
 
     /// The job with its texts and inputs on the device, and the plan of its pass.
-    fn plan(&self, job: &Job) -> Result<(Inputs<D::Vector>, Texts<D::Vector>, Plan, Vec<VariantFetch>)> {
+    fn plan(&self, job: &Job) -> Result<PlannedJob<D::Vector>> {
         let vision = loaded(&self.vision)?;
         let inputs = Inputs::new(&self.device, vision, job.grid, &job.pictures)?;
         let embeddings = self.device.vector(job.texts.iter().copied())?;
@@ -269,7 +277,7 @@ impl<D: Device> DeviceRunner<D> {
             let sae = self.saes.first().map(|sae| (sae, self.device.sae_sizes(sae).0));
             model(vision, sae, job, &inputs, &texts, &keys).run(recorder, recording, &edits(job))
         })?;
-        Ok((inputs, texts, plan, promised))
+        Ok(PlannedJob { inputs, texts, plan, promised })
     }
 }
 
@@ -415,13 +423,13 @@ impl<D: Device> Runner for DeviceRunner<D> {
     }
 
     fn arena_bytes(&mut self, job: &Job) -> Result<usize> {
-        Ok(self.plan(job)?.2.bytes(self.device.storage_bytes()))
+        Ok(self.plan(job)?.plan.bytes(self.device.storage_bytes()))
     }
 
     fn submit(&mut self, job: &Job, input: Input<'_>) -> Result<Ticket> {
         if !matches!(&self.slot, Slot::Job(pass) if pass.job == *job) {
             self.clear()?;
-            let (inputs, texts, plan, promised) = self.plan(job)?;
+            let PlannedJob { inputs, texts, plan, promised } = self.plan(job)?;
             let memory = self.device.arena(plan, job.watched)?;
             let out = VecDeque::new();
             self.slot = Slot::Job(Box::new(JobPass { job: job.clone(), inputs, texts, memory, promised, out }));

@@ -31,8 +31,8 @@ pub struct BenchArgs {
     /// Timed repetitions
     #[arg(long, default_value_t = 10)]
     repeat: usize,
-    /// Repetitions before those
-    #[arg(long, default_value_t = 2)]
+    /// Repetitions before those: a GPU captures a pass in its second and third run
+    #[arg(long, default_value_t = 3)]
     warm: usize,
 }
 
