@@ -13,6 +13,14 @@ use crate::{
 /// What the model is called where a path would stand.
 pub const LABEL: &str = "demo";
 
+/// The text that stands for a place where nothing is. The model has been trained on it.
+pub const BACKGROUND: &str = "a background";
+
+/// What the model knows.
+pub fn vocabulary() -> impl Iterator<Item = &'static str> {
+    include_str!("concepts.txt").lines()
+}
+
 /// A picture with several things in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Scene {

@@ -10,6 +10,7 @@ mod hook;
 mod latents;
 mod memory;
 mod pixels;
+mod presence;
 mod request;
 pub mod runner;
 mod texts;
@@ -23,6 +24,7 @@ pub use explain::{Explanation, MapValues, Pending, Pictured};
 pub use hook::HookStreams;
 pub use latents::{ImageLatents, LatentUse, TokenLatent, latent_uses};
 pub use memory::PassBytes;
+pub use presence::Presence;
 pub use request::{Options, Question, Request, SaeRequest};
 pub use verify::{Compared, Verified, verify};
 

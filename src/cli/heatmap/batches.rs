@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use vitscope::{
     Error, Result,
     backend::PatchGrid,
-    engine::{Explanation, Pending},
+    demo,
+    engine::{Explanation, Pending, Presence},
     image::{Prepared, Preprocess},
     report::{JsonLines, write_run_file},
 };
@@ -21,6 +22,7 @@ use super::{
     resume::Earlier,
 };
 use crate::cli::{
+    args::FadeRule,
     console::{Console, bytes},
     inputs::Input,
     interrupt::Interrupt,
@@ -34,6 +36,8 @@ pub struct Run<'a> {
     asked: Asked,
     console: &'a Console,
     record: Record,
+    /// What tells how surely a picture shows each text, where the fade looks at it.
+    presence: Option<Presence>,
     pictures: Pictures,
     limits: Batches,
     index: JsonLines,
@@ -48,6 +52,8 @@ struct Submitted {
     pictures: Vec<Picture>,
     /// Nothing where no picture of it needs a pass.
     pending: Result<Option<Pending>, String>,
+    /// (Q) for each picture that needs a pass; nothing where the fade does not look at them.
+    shares: Vec<Vec<f64>>,
 }
 
 /// How a run ended.
@@ -74,7 +80,7 @@ impl<'a> Run<'a> {
     ) -> anyhow::Result<Self> {
         let preprocess = setup::preprocess(&args.preprocess, &asked.engine);
         check_tokens(&mut asked, &preprocess)?;
-        let options = super::options(args, &asked)?;
+        let (options, fade) = (super::options(args, &asked)?, super::fade(args)?);
         let folder = &args.output;
         for name in ["maps", "overlays"] {
             let path = folder.join(name);
@@ -91,8 +97,9 @@ impl<'a> Run<'a> {
         let end = End { inputs: inputs.len(), ..End::default() };
         let reading = Reading { preprocess, decode: setup::decode(&args.preprocess), done: earlier.done() };
         let pictures = Pictures::read(inputs, reading);
-        let record = Record::new(args, &asked, options);
-        Ok(Run { asked, console, record, pictures, limits, index, earlier, waiting: None, end })
+        let presence = if fade == FadeRule::Presence { Some(presence(args, &mut asked)?) } else { None };
+        let record = Record::new(args, &asked, fade, options);
+        Ok(Run { asked, console, record, presence, pictures, limits, index, earlier, waiting: None, end })
     }
 
     /// Explains everything, or what comes before an interrupt.
@@ -153,6 +160,10 @@ impl<'a> Run<'a> {
         });
         let ready: Vec<&Prepared> = ready.collect();
         let start = Instant::now();
+        let shares = match &self.presence {
+            Some(presence) if !ready.is_empty() => self.asked.engine.shares(&ready, presence)?,
+            _ => vec![Vec::new(); ready.len()],
+        };
         let pending = match (ready.is_empty(), grid) {
             (true, _) | (_, None) => Ok(None),
             _ => self.asked.engine.submit(&ready, &self.asked.question).map(Some),
@@ -161,13 +172,13 @@ impl<'a> Run<'a> {
         if let Some(earlier) = self.waiting.take() {
             self.write(earlier)?;
         }
-        self.waiting = Some(Submitted { pictures, pending: unless_usage(pending)? });
+        self.waiting = Some(Submitted { pictures, pending: unless_usage(pending)?, shares });
         Ok(())
     }
 
     /// Writes the results of a batch in order, when they are there.
     fn write(&mut self, submitted: Submitted) -> anyhow::Result<()> {
-        let Submitted { pictures, pending } = submitted;
+        let Submitted { pictures, pending, shares } = submitted;
         let start = Instant::now();
         let explained = match pending {
             Err(reason) => Err(reason),
@@ -175,7 +186,7 @@ impl<'a> Run<'a> {
             Ok(Some(pending)) => unless_usage(self.asked.engine.collect(pending, &self.asked.question))?,
         };
         self.end.computing += start.elapsed();
-        let mut explanations = explained.iter().flatten();
+        let mut explanations = explained.iter().flatten().zip(shares.iter().map(Vec::as_slice));
         let paired: Vec<(&Picture, Explained<'_>)> = pictures
             .iter()
             .map(|picture| match (&picture.state, &explained) {
@@ -234,8 +245,8 @@ fn unless_usage<T>(result: Result<T>) -> Result<Result<T, String>> {
     }
 }
 
-/// What the engine said about a picture: an explanation, nothing because none was wanted, or why there is none.
-type Explained<'a> = Result<Option<&'a Explanation>, String>;
+/// What the engine said about a picture: an explanation with the shares (Q) of its texts, nothing because none was wanted, or why there is none.
+type Explained<'a> = Result<Option<(&'a Explanation, &'a [f64])>, String>;
 
 /// What a picture adds to the index.
 enum Lines {
@@ -249,12 +260,12 @@ enum Lines {
 
 /// Writes a picture's files. Only what concerns the output folder is an error.
 fn lines(record: &Record, picture: &Picture, explained: Explained<'_>) -> Result<Lines> {
-    let explanation = match explained {
-        Ok(Some(explanation)) => explanation,
+    let (explanation, shares) = match explained {
+        Ok(Some(both)) => both,
         Ok(None) => return Ok(Lines::None),
         Err(reason) => return Ok(Lines::Failure(reason)),
     };
-    match record.write(picture, explanation) {
+    match record.write(picture, explanation, shares) {
         Ok(lines) => Ok(Lines::Results(lines)),
         Err(error @ Error::Io { .. }) => Err(error),
         Err(error) => Ok(Lines::Failure(error.to_string())),
@@ -268,6 +279,13 @@ fn record_gaps(console: &Console, lines: &[Value]) {
             console.detail(&format!("{image} {text} {method}: completeness gap {gap:.2e}"));
         }
     }
+}
+
+/// What else may be in a picture is known for the bundled model alone.
+fn presence(args: &HeatmapArgs, asked: &mut Asked) -> Result<Presence> {
+    let known = (args.model.model == demo::LABEL).then(demo::vocabulary);
+    let known: Vec<String> = known.into_iter().flatten().map(str::to_owned).collect();
+    asked.engine.presence(&asked.question, &known)
 }
 
 /// Where all inputs have one size, a patch that is not there is known before the first image.

@@ -68,12 +68,12 @@ pub struct Overlay<'a> {
 
 impl Drawing {
     /// As the user asked.
-    pub fn new(args: &DrawArgs, edits: Option<String>) -> Self {
+    pub fn new(args: &DrawArgs, fade: FadeRule, edits: Option<String>) -> Self {
         let base = OverlayOptions { alpha: args.alpha, upsample: args.upsample.into(), ..OverlayOptions::default() };
         Drawing {
             colormap: args.colormap,
             scale: args.scale,
-            fade: args.fade,
+            fade,
             outliers: args.outliers,
             size: args.overlay_size,
             edits,
@@ -91,20 +91,22 @@ impl Drawing {
         all.filter(|map| self.scale == ScaleRule::Shared || map.text == text).collect()
     }
 
-    /// A map as it is drawn among those that share its colour scale.
-    pub fn scored<'m>(&self, map: &'m MapValues, sharing: &[&MapValues]) -> Scored<'m> {
-        Scored { map: &map.values, score: map.score, fade: self.fade(map.score, sharing) }
+    /// A map as it is drawn among those that share its colour scale. `shares` (Q) are those of
+    /// [`Engine::shares`](vitscope::engine::Engine::shares), where the rule looks at them.
+    pub fn scored<'m>(&self, map: &'m MapValues, sharing: &[&MapValues], shares: &[f64]) -> Scored<'m> {
+        Scored { map: &map.values, score: map.score, fade: self.fade(map, sharing, shares) }
     }
 
-    /// The opacity, 0 to 1, of the heat of a map with this score, beside the best score on the same colour scale.
+    /// The opacity, 0 to 1, of the heat of a map.
     ///
     /// A map shows where the score comes from, at any score: the map of a thing that is not there may be as hot as the
-    /// map of one that is. Where no score is above zero their ratio means nothing, and all are drawn in full.
-    fn fade(&self, score: f64, sharing: &[&MapValues]) -> f64 {
-        let best = sharing.iter().map(|map| map.score).fold(score, f64::max);
+    /// map of one that is. By presence an edit takes from the heat what it takes from the text's score.
+    fn fade(&self, map: &MapValues, sharing: &[&MapValues], shares: &[f64]) -> f64 {
+        let own = sharing.iter().copied().filter(|other| other.text == map.text);
         match self.fade {
-            FadeRule::Score if best > 0.0 => score.max(0.0) / best,
-            FadeRule::Score | FadeRule::None => 1.0,
+            FadeRule::Presence => beside(map, own) * shares.get(map.text).copied().unwrap_or(1.0),
+            FadeRule::Score => beside(map, sharing.iter().copied()),
+            FadeRule::None => 1.0,
         }
     }
 
@@ -167,6 +169,12 @@ impl Drawing {
     }
 }
 
+/// The score of a map over the best one, 0 below zero. Where no score is above zero their ratio means nothing: 1.
+fn beside<'m>(map: &MapValues, others: impl Iterator<Item = &'m MapValues>) -> f64 {
+    let best = others.map(|other| other.score).fold(map.score, f64::max);
+    if best > 0.0 { map.score.max(0.0) / best } else { 1.0 }
+}
+
 /// The scale cut at the value that only a `share` of the values exceeds.
 fn without_outliers(whole: Scale, maps: &[&[f32]], share: f64, diverging: bool) -> Scale {
     let height = |v: f32| if diverging { v.abs() } else { v };
@@ -188,13 +196,13 @@ fn is_signed(method: Method) -> bool {
 }
 
 /// What decides how overlays look, for the record.
-pub fn options(args: &DrawArgs) -> Value {
+pub fn options(args: &DrawArgs, fade: FadeRule) -> Value {
     json!({
         "colormap": args.colormap.map_or("by method", Colormap::name),
         "alpha": f64::from((args.alpha * 1e4).round()) / 1e4,
         "upsample": name_of(args.upsample),
         "scale": name_of(args.scale),
-        "fade": name_of(args.fade),
+        "fade": name_of(fade),
         "outliers": args.outliers.map_or_else(|| "by method".into(), |v| json!(v)),
         "size": name_of(args.overlay_size),
     })
@@ -205,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heat_fades_with_the_score_beside_the_best_on_its_scale() {
+    fn heat_fades_with_presence_or_with_the_score_beside_the_best_on_its_scale() {
         let map = |text, score| MapValues {
             method: 0,
             text,
@@ -226,13 +234,20 @@ mod tests {
                 edits: None,
                 base: OverlayOptions::default(),
             };
-            maps.iter().map(|map| drawing.scored(map, &drawing.sharing(map.text, maps.iter())).fade).collect()
+            let shares = [0.9, 0.6, 0.2];
+            maps.iter().map(|map| drawing.scored(map, &drawing.sharing(map.text, maps.iter()), &shares).fade).collect()
         };
         // Two texts before and after an edit, and a third that does not fit at all.
         let maps = [map(0, 0.5), map(1, 0.25), map(2, -0.1), map(0, 0.05), map(1, 0.2), map(2, 0.0)];
         assert_eq!(fades(ScaleRule::Shared, FadeRule::Score, &maps), [1.0, 0.5, 0.0, 0.1, 0.4, 0.0]);
         assert_eq!(fades(ScaleRule::Own, FadeRule::Score, &maps), [1.0, 1.0, 1.0, 0.1, 0.8, 1.0]);
         assert_eq!(fades(ScaleRule::Shared, FadeRule::None, &maps), [1.0; 6]);
+        // An edit that raises a score makes no heat fainter, and one that lowers it does by as much.
+        for scale in [ScaleRule::Shared, ScaleRule::Own] {
+            assert_eq!(fades(scale, FadeRule::Presence, &maps[3..]), [0.9, 0.6, 0.2]);
+            assert_eq!(fades(scale, FadeRule::Presence, &maps), [0.9, 0.6, 0.2, 0.9 * 0.1, 0.6 * 0.8, 0.2]);
+            assert_eq!(fades(scale, FadeRule::Presence, &[map(1, 0.2), map(1, 0.4)]), [0.3, 0.6]);
+        }
         for alone in [0.01, 0.0, -0.3] {
             assert_eq!(fades(ScaleRule::Shared, FadeRule::Score, &[map(0, alone)]), [1.0]);
         }

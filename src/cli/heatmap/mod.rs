@@ -9,13 +9,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 use vitscope::{
-    Error,
+    Error, demo,
     engine::Request,
     model::{NamedMethod, Score},
 };
 
 use super::{
-    args::{BatchSize, DrawArgs, EditArgs, ModelArgs, PreprocessArgs, SaeArgs, TextArgs},
+    args::{BatchSize, DrawArgs, EditArgs, FadeRule, ModelArgs, PreprocessArgs, SaeArgs, TextArgs},
     console::Console,
     inputs::{self, BUNDLED, Input},
     interrupt::Interrupt,
@@ -126,6 +126,19 @@ fn request(args: &HeatmapArgs, console: &Console) -> anyhow::Result<Request> {
     })
 }
 
+/// What the opacity of the heat says.
+fn fade(args: &HeatmapArgs) -> vitscope::Result<FadeRule> {
+    match (args.draw.fade, args.score) {
+        (Some(FadeRule::Presence), Score::Latent(_)) => {
+            Err(Error::usage("--fade presence compares patches with texts: a latent has none"))
+        }
+        (Some(rule), _) => Ok(rule),
+        (None, Score::Latent(_)) => Ok(FadeRule::Score),
+        (None, _) if args.model.model == demo::LABEL => Ok(FadeRule::Presence),
+        (None, _) => Ok(FadeRule::Score),
+    }
+}
+
 /// What every line of this run's index says about how it came about, but for the method.
 fn options(args: &HeatmapArgs, asked: &Asked) -> anyhow::Result<serde_json::Value> {
     let mut formats = args.format.clone();
@@ -134,6 +147,6 @@ fn options(args: &HeatmapArgs, asked: &Asked) -> anyhow::Result<serde_json::Valu
     let preprocess = setup::preprocess(&args.preprocess, &asked.engine);
     let mut options = setup::options(asked, &preprocess, args.preprocess.exif)?;
     options["format"] = formats.into_iter().map(super::args::name_of).collect();
-    options["overlay"] = draw::options(&args.draw);
+    options["overlay"] = draw::options(&args.draw, fade(args)?);
     Ok(options)
 }

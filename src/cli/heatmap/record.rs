@@ -18,6 +18,7 @@ use super::{
     draw::{Drawing, Overlay, Scored},
 };
 use crate::cli::{
+    args::FadeRule,
     console::{number, signed, table},
     pictures::{Picture, Ready, State},
     setup::Asked,
@@ -41,7 +42,7 @@ pub struct Record {
 
 impl Record {
     /// For the results of `asked`.
-    pub fn new(args: &HeatmapArgs, asked: &Asked, options: Value) -> Self {
+    pub fn new(args: &HeatmapArgs, asked: &Asked, fade: FadeRule, options: Value) -> Self {
         let Question { texts, score, methods, splice, .. } = &asked.question;
         let edits = splice.as_ref().filter(|s| !s.edits.is_empty()).map(|s| {
             let list: Vec<String> = s.edits.iter().map(ToString::to_string).collect();
@@ -54,23 +55,27 @@ impl Record {
             texts: texts.clone(),
             latent: if let Score::Latent(id) = score { Some(*id) } else { None },
             patch: asked.engine.checkpoint.config.vision.patch,
-            drawing: Drawing::new(&args.draw, edits),
+            drawing: Drawing::new(&args.draw, fade, edits),
             overlays: args.format.contains(&Format::Png),
         }
     }
 
-    /// Writes the files of a picture and returns its lines, texts outermost.
+    /// Writes the files of a picture and returns its lines, texts outermost. `shares` (Q) tell how surely it shows each
+    /// text, where the fade looks at them.
     ///
     /// # Errors
     /// [`Error::Io`] when the folder cannot be written; anything else concerns this picture.
-    pub fn write(&self, picture: &Picture, explanation: &Explanation) -> Result<Vec<Value>> {
+    pub fn write(&self, picture: &Picture, explanation: &Explanation, shares: &[f64]) -> Result<Vec<Value>> {
         let State::Ready(ready) = &picture.state else { return Ok(Vec::new()) };
         check_finite(&explanation.result)?;
         explanation.baseline.as_ref().map_or(Ok(()), check_finite)?;
         let targets = self.texts.len().max(1);
         let pairs: Vec<(usize, usize)> =
             (0..targets).flat_map(|text| (0..self.methods.len()).map(move |method| (text, method))).collect();
-        pairs.into_par_iter().map(|(text, method)| self.line(picture, ready, explanation, text, method)).collect()
+        pairs
+            .into_par_iter()
+            .map(|(text, method)| self.line(picture, ready, explanation, shares, text, method))
+            .collect()
     }
 
     fn label(&self, text: usize) -> String {
@@ -85,6 +90,7 @@ impl Record {
         picture: &Picture,
         ready: &Ready,
         explanation: &Explanation,
+        shares: &[f64],
         text: usize,
         method: usize,
     ) -> Result<Value> {
@@ -104,7 +110,7 @@ impl Record {
         let (min, max) = range(&result.values);
         let all = std::iter::once(&explanation.result).chain(&explanation.baseline).flat_map(|run| &run.maps);
         let sharing = self.drawing.sharing(text, all.filter(|map| map.method == method));
-        let scored = |map| self.drawing.scored(map, &sharing);
+        let scored = |map| self.drawing.scored(map, &sharing, shares);
         let (after, before) = (scored(result), baseline.map(scored));
         let mut put = |name: &str, value: Value| line.insert(name.to_owned(), value);
         put("method", json!(named.given));
