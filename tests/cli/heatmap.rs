@@ -106,7 +106,7 @@ fn an_absent_thing_is_drawn_fainter_and_its_raw_map_is_the_same() {
         vitscope(folder.path(), &[&texts[..], &more].concat()).code(0);
         lines(&out(name).join("results.jsonl"))
     };
-    let (faded, full) = (run("score", &[]), run("none", &["--fade", "none"]));
+    let (faded, full) = (run("score", &["--fade", "score"]), run("none", &["--fade", "none"]));
     let bytes = |name: &str, path: &Value| std::fs::read(out(name).join(path.as_str().unwrap())).unwrap();
     for (a, b) in faded.iter().zip(&full) {
         let (fade, score) = (a["fade"].as_f64().unwrap(), a["score"].as_f64().unwrap());
@@ -120,8 +120,32 @@ fn an_absent_thing_is_drawn_fainter_and_its_raw_map_is_the_same() {
         assert_eq!((&a["min"], &a["max"]), (&b["min"], &b["max"]));
         assert_eq!(present, bytes("score", &a["overlay"]) == bytes("none", &b["overlay"]));
     }
-    let own = run("own", &["--scale", "own", "--format", "npy"]);
+    let own = run("own", &["--fade", "score", "--scale", "own", "--format", "npy"]);
     assert!(own.iter().all(|line| line["fade"] == 1.0), "a map alone on its scale is drawn in full");
+}
+
+#[test]
+fn the_demo_fades_by_presence_whatever_else_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let fades = |texts: &[&str], more: &[&str]| -> Vec<f64> {
+        let texts = texts.iter().flat_map(|text| ["--text", text]);
+        let args: Vec<&str> =
+            ["heatmap", "--format", "npy"].into_iter().chain(texts).chain(more.iter().copied()).collect();
+        vitscope(folder.path(), &args).code(0);
+        let lines = lines(&folder.path().join("out/results.jsonl"));
+        assert!(lines.iter().all(|line| line["options"]["overlay"]["fade"] == "presence"));
+        lines.iter().map(|line| line["fade"].as_f64().unwrap()).collect()
+    };
+    let (cat, submarine) = ("a photo of a cat", "a photo of a submarine");
+    let both = fades(&[cat, submarine], &[]);
+    assert!(both[0] > 0.9 && both[1] < 0.02, "{both:?}");
+    for own in [&["--scale", "own"][..], &["--method", "attention"], &["--score", "softmax"]] {
+        assert_eq!(fades(&[cat, submarine], own), both);
+    }
+    let alone = fades(&[submarine], &[]);
+    assert!(alone[0] < 0.1, "{alone:?}");
+    let wrong = ["heatmap", "--score", "latent:49", "--sae", "demo", "--fade", "presence"];
+    assert!(stderr(&vitscope(folder.path(), &wrong).code(2)).contains("a latent has none"));
 }
 
 #[test]
@@ -129,7 +153,7 @@ fn before_and_after_an_edit_are_faded_by_one_measure() {
     let folder = tempfile::tempdir().unwrap();
     let spliced = spliced();
     for (scale, texts) in [("own", &["cat"][..]), ("shared", &["cat", "dog", "a car"])] {
-        let mut before = vec!["heatmap", "--scale", scale, "--format", "npy"];
+        let mut before = vec!["heatmap", "--fade", "score", "--scale", scale, "--format", "npy"];
         before.extend(texts.iter().flat_map(|text| ["--text", text]));
         let args = with(&before, &spliced, &["--splice", "keep-error", "--edit", "scale:49=0.5"]);
         vitscope(folder.path(), &args).code(0);

@@ -8,6 +8,7 @@ from .splits import generator
 # They go through the model dozens of times.
 SLOW = ("integrated-gradients", "smoothgrad")
 ALL = (*METHODS, *SLOW)
+LEVELS = (0.1, 0.25, 0.5, 0.75)
 
 
 def measure(program, scenes, folder, concepts, sizes, slow_every, seed):
@@ -16,7 +17,8 @@ def measure(program, scenes, folder, concepts, sizes, slow_every, seed):
     Each scene is asked for its own objects, and for one concept that is not in it.
     """
     rng = generator(seed, "absent concepts")
-    rows, absent, chances, scores = {}, {}, [], {"present": [], "absent": []}
+    rows, absent, chances = {}, {}, []
+    scores, opacity = ({"present": [], "absent": []} for _ in range(2))
     for number, scene in enumerate(scenes):
         named = {entry["concept"]: entry for entry in scene["objects"]}
         others = [concept for concept in concepts if concept.name not in named]
@@ -35,6 +37,8 @@ def measure(program, scenes, folder, concepts, sizes, slow_every, seed):
         chances += [chance(box, sizes.image, sizes.patch) for box in boxes]
         for prompt in prompts:
             scores["present"].append(by_text[prompt][0].score)
+            opacity["present"].append(by_text[prompt][0].fade)
+        opacity["absent"].append((by_text[missing][0].fade, min(by_text[prompt][0].fade for prompt in prompts)))
         scores["absent"].append((by_text[missing][0].score, min(by_text[prompt][0].score for prompt in prompts)))
         for i, method in enumerate(methods):
             peaks, drawn = [], []
@@ -48,13 +52,15 @@ def measure(program, scenes, folder, concepts, sizes, slow_every, seed):
             nothing = by_text[missing][i]
             peak = float(nothing.heat.max())
             absent.setdefault(method, []).append(
-                (peak, min(peaks), np.mean(peaks), peak * nothing.fade, min(drawn), np.mean(drawn))
+                (peak, min(peaks), np.mean(peaks), max(peaks))
+                + (peak * nothing.fade, min(drawn), np.mean(drawn), max(drawn))
             )
 
-    def beside(absent, lowest_present, mean_present):
+    def beside(absent, lowest_present, mean_present, highest_present):
         return {
             "absent_below_every_present": float((absent < lowest_present).mean()),
             "absent_peak": float(np.median(absent / np.maximum(mean_present, 1e-12))),
+            "absent_below_half_the_hottest": float((absent < highest_present / 2).mean()),
         }
 
     def line(method):
@@ -72,6 +78,8 @@ def measure(program, scenes, folder, concepts, sizes, slow_every, seed):
 
     hit, centre, energy = np.mean(chances, 0)
     nothing, lowest = np.array(scores["absent"]).T
+    faded, faintest = np.array(opacity["absent"]).T
+    shown = np.array(opacity["present"])
     return {
         "methods": {method: line(method) for method in ALL},
         "chance": {"hit": float(hit), "centre": float(centre), "energy": float(energy)},
@@ -79,6 +87,15 @@ def measure(program, scenes, folder, concepts, sizes, slow_every, seed):
             "present": float(np.mean(scores["present"])),
             "absent": float(nothing.mean()),
             "absent_below_every_present": float((nothing < lowest).mean()),
+        },
+        "opacity": {
+            "absent_below_every_present": float((faded < faintest).mean()),
+            "absent_median": float(np.median(faded)),
+            "absent_largest": float(faded.max()),
+            "absent_at_least": {level: float((faded >= level).mean()) for level in LEVELS},
+            "present_median": float(np.median(shown)),
+            "present_5th_percentile": float(np.quantile(shown, 0.05)),
+            "present_at_least": {level: float((shown >= level).mean()) for level in LEVELS},
         },
     }
 
@@ -101,5 +118,12 @@ def table(report):
         "",
         "Score: {present:.3f} for what is there, {absent:.3f} for what is not; the absent concept's is below that of "
         "every object of its scene in {absent_below_every_present:.1%} of the scenes.".format(**report["scores"]),
+        "",
+        "| opacity of the heat | median | at least 10 % | 25 % | 50 % | 75 % |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
+    for kind in ("present", "absent"):
+        found = report["opacity"]
+        shares = "".join(f" {found[f'{kind}_at_least'][level]:.1%} |" for level in LEVELS)
+        lines.append(f"| {kind} | {found[f'{kind}_median']:.2f} |{shares}")
     return "\n".join(lines)
