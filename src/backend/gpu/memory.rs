@@ -10,14 +10,16 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::{
+    attention,
     device::{Buffer, Gpu},
     lane::Lane,
     launch::{Pointer, Storage},
+    sae,
 };
 use crate::{
     Error, Result,
     backend::{
-        Arena, Fetch, FetchIndices, Fetched, Indices, Input, Memory, Plan, Started, Tensor,
+        Arena, Code, Fetch, FetchIndices, Fetched, Indices, Input, Memory, Plan, Relevance, Started, Tensor,
         plan::{Cursor, PlannedInput},
     },
 };
@@ -104,6 +106,28 @@ impl GpuMemory {
     pub fn index_at(&self, tensor: Indices) -> Pointer {
         let spec = &self.cursor.plan().indices[tensor.id()];
         self.index.address() + (spec.offset * size_of::<u32>()) as u64
+    }
+
+    /// A code's addresses.
+    pub fn code(&self, code: Code) -> sae::Code {
+        sae::Code {
+            index: self.index_at(code.index),
+            z: self.at(code.z),
+            edited: self.at(code.edited),
+            slope: self.at(code.slope),
+            edit_slope: self.at(code.edit_slope),
+            slots: code.slots,
+        }
+    }
+
+    /// Where a relevance row enters and leaves.
+    pub fn relevance(&self, relevance: Relevance) -> attention::Relevance {
+        attention::Relevance {
+            out: self.at(relevance.out),
+            input: self.at(relevance.input),
+            keep: relevance.keep as f32,
+            gain: relevance.gain as f32,
+        }
     }
 
     /// Number of elements, and the type they are stored in.
