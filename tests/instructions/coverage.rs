@@ -8,11 +8,12 @@ use vitscope::backend::gpu::jit::{HEADERS, KERNELS, Source};
 
 use crate::probes::{file, tell};
 
-static PROBES: [Source; 6] = [
+static PROBES: [Source; 7] = [
     file!("threads.cu"),
     file!("numbers.cu"),
     file!("matrices.cu"),
     file!("copies.cu"),
+    file!("mbarriers.cu"),
     file!("tiles.cu"),
     file!("wgmma.cu"),
 ];

@@ -1,4 +1,4 @@
-//! mbarriers and the copy engine.
+//! mbarriers, and the copy engine's tiles.
 
 use vitscope::backend::gpu::{
     jit::Source,
@@ -8,16 +8,23 @@ use vitscope::backend::gpu::{
 
 use crate::probes::{BLOCK, Probes, file, probe};
 
+static MBARRIERS: Source = file!("mbarriers.cu");
 static TILES: Source = file!("tiles.cu");
 const SHAPE: Shape = Shape { shared: 65536, ..BLOCK };
 /// Bytes of a tile's row; 16 are those of no swizzle.
 const SPANS: [usize; 4] = [16, 32, 64, 128];
 
 #[test]
+fn mbarriers_count_arrivals_and_bytes() {
+    probe(&MBARRIERS, |p| {
+        phases(p)?;
+        runs(p)
+    });
+}
+
+#[test]
 fn the_copy_engine_brings_and_stores_tiles() {
     probe(&TILES, |p| {
-        phases(p)?;
-        runs(p)?;
         loads::<u32>(p, Storage::F32)?;
         loads::<u16>(p, Storage::Bf16)?;
         loads::<u16>(p, Storage::F16)?;

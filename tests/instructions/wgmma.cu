@@ -36,13 +36,14 @@ template <bool IS_MN> DEV u64 describe(const Layout& l, u32 at, int rows, int k)
                  : wgmma_operand(at + k * 2, 0, 8 * l.span, l.swizzle);
 }
 
-template <int HALF_N> DEV void write(float* y, const float (&sum)[HALF_N]) {
+// Calls each(i, place) for every value i of a thread's sums and its place in a matrix of 64 rows.
+template <int HALF_N, class Each> DEV void each_sum(Each each) {
     const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
 #pragma unroll
-    for (int i = 0; i < HALF_N; i++) y[(row + i / 2 % 2 * 8) * 2 * HALF_N + i / 4 * 8 + column + i % 2] = sum[i];
+    for (int i = 0; i < HALF_N; i++) each(i, (row + i / 2 % 2 * 8) * 2 * HALF_N + i / 4 * 8 + column + i % 2);
 }
 
-// y (64,N) = a (64,D) b (D,N), and 1 more when `keeps`: the first product then adds to what there is.
+// y (64,N) = a (64,D) b (D,N), or y += when `keeps`: the first product then adds to what there is.
 template <class T, int N, bool A_IS_MN, bool B_IS_MN, bool FROM_REGISTERS>
 DEV void product(float* y, const TileMap& a_map, const TileMap& b_map, const u32* a_words, int span, int keeps) {
     DYNAMIC_SHARED(memory);
@@ -61,25 +62,27 @@ DEV void product(float* y, const TileMap& a_map, const TileMap& b_map, const u32
     }
     mbarrier_wait(full, 0);
     float sum[N / 2];
-#pragma unroll
-    for (int i = 0; i < N / 2; i++) sum[i] = 1.0f;
+    each_sum<N / 2>([&](int i, int place) { sum[i] = y[place]; });
 #pragma unroll 1
     for (int k = 0; k < l.D; k += 16) {
+        // All that branches is done before the fence.
+        const bool adds = keeps || k > 0;
         const u64 b_operand = describe<B_IS_MN>(l, b, N, k);
         if constexpr (FROM_REGISTERS) {
             const int g = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, p = threadIdx.x % 4 + k / 2;
             const u32 fragment[4] = {a_words[g * l.D / 2 + p], a_words[(g + 8) * l.D / 2 + p], a_words[g * l.D / 2 + p + 4],
                                      a_words[(g + 8) * l.D / 2 + p + 4]};
             wgmma_fence();
-            wgmma<B_IS_MN>(T{}, sum, fragment, b_operand, keeps || k > 0);
+            wgmma<B_IS_MN>(T{}, sum, fragment, b_operand, adds);
         } else {
+            const u64 a_operand = describe<A_IS_MN>(l, a, 64, k);
             wgmma_fence();
-            wgmma<A_IS_MN, B_IS_MN>(T{}, sum, describe<A_IS_MN>(l, a, 64, k), b_operand, keeps || k > 0);
+            wgmma<A_IS_MN, B_IS_MN>(T{}, sum, a_operand, b_operand, adds);
         }
         wgmma_commit();
         wgmma_wait<0>();
     }
-    write(y, sum);
+    each_sum<N / 2>([&](int i, int place) { y[place] = sum[i]; });
 }
 
 // A is K-major, MN-major or from registers; B is K-major or MN-major.
@@ -107,7 +110,8 @@ MAJORS(bf16, 128)
 MAJORS(bf16, 256)
 
 // Operands that threads wrote, in core matrices of 8 x 16 bytes: a (64,32) and two of b (32,64), all K-major without swizzle.
-// Two groups in flight, of two products each, into accumulators of their own; the first is done while the second is not.
+// Two groups in flight, of two products each, added to accumulators of their own in y; the first is done while the second is
+// not.
 KERNEL void __launch_bounds__(128, 1) groups(float* y, const u32* a_words, const u32* b_words) {
     DYNAMIC_SHARED(operands);
     const u32 a = shared_address(operands), b = a + 4096;
@@ -122,8 +126,10 @@ KERNEL void __launch_bounds__(128, 1) groups(float* y, const u32* a_words, const
     async_proxy_fence();
     block_barrier();
     float first[32], second[32];
-#pragma unroll
-    for (int i = 0; i < 32; i++) first[i] = second[i] = 0.0f;
+    each_sum<32>([&](int i, int place) {
+        first[i] = y[place];
+        second[i] = y[64 * 64 + place];
+    });
     auto operand = [&](u32 at, int k) { return wgmma_operand(at + k / 8 * 1024, 1024, 128, Swizzle::NONE); };
     wgmma_fence();
     wgmma<false, false>(f16{}, first, operand(a, 0), operand(b, 0));
@@ -134,9 +140,9 @@ KERNEL void __launch_bounds__(128, 1) groups(float* y, const u32* a_words, const
     wgmma<false, false>(f16{}, second, operand(a, 16), operand(b + 4096, 16));
     wgmma_commit();
     wgmma_wait<1>();
-    write(y, first);
+    each_sum<32>([&](int i, int place) { y[place] = first[i]; });
     wgmma_wait<0>();
-    write(y + 64 * 64, second);
+    each_sum<32>([&](int i, int place) { y[64 * 64 + place] = second[i]; });
 }
 REGISTER_KERNEL(groups)
 

@@ -44,6 +44,7 @@ fn products(p: &mut Probes, storage: Storage, n: usize, span: usize, of: impl Fn
             .map(|i| if is_mn { of(value(i % rows, i / rows)) } else { of(value(i / depth, i % depth)) })
             .collect()
     };
+    let before: Vec<f32> = (0..64 * n).map(|i| i as f32).collect();
     let exact: Vec<f32> = (0..64 * n).map(|i| (0..depth).map(|k| a(i / n, k) * b(i % n, k)).sum()).collect();
     for (form, keeps) in ["kk", "km", "mk", "mm", "rk", "rm"].into_iter().zip([true, false].into_iter().cycle()) {
         // Whether the first product adds to the ones that are there: by turns.
@@ -59,9 +60,11 @@ fn products(p: &mut Probes, storage: Storage, n: usize, span: usize, of: impl Fn
         let kernel = format!("product_{}_{n}_{form}", storage.name());
         let maps = [map(&device_a, 64, a_is_mn), map(&device_b, n, b_is_mn)];
         let args = [maps[0], maps[1], device_a.arg(), Arg::size(span), Arg::I32(keeps.into())];
-        let y: Vec<f32> = p.run(&kernel, SHAPE, 64 * n, &args)?;
-        let more = f32::from(u8::from(keeps));
-        p.same(&kernel, format_args!("span {span}"), &y, &exact.iter().map(|x| x + more).collect::<Vec<_>>());
+        let y = p.upload(&before);
+        p.launch(&kernel, SHAPE, &[&[y.arg()], &args[..]].concat())?;
+        let found: Vec<f32> = p.device.download(&y)?;
+        let expected: Vec<f32> = exact.iter().zip(&before).map(|(x, more)| if keeps { x + more } else { *x }).collect();
+        p.same(&kernel, format_args!("span {span}"), &found, &expected);
     }
     Ok(())
 }
@@ -72,12 +75,14 @@ fn groups(p: &mut Probes) -> Result<(), String> {
         (0..64 * 32).map(|i| f16::from_f32(value(from + i / 32, i % 32)).to_bits()).collect()
     };
     let (a, b) = (p.upload(&lay(0)), p.upload(&[lay(64), lay(128)].concat()));
-    let y: Vec<f32> = p.run("groups", SHAPE, 2 * 64 * 64, &[a.arg(), b.arg()])?;
+    let y = p.upload(&(0..2 * 64 * 64).map(|i| i as f32).collect::<Vec<_>>());
+    p.launch("groups", SHAPE, &[y.arg(), a.arg(), b.arg()])?;
+    let found: Vec<f32> = p.device.download(&y)?;
     let exact = |i: usize| {
         let (row, column) = (i / 64 % 64, 64 + i / 4096 * 64 + i % 64);
-        (0..32).map(|k| value(row, k) * value(column, k)).sum::<f32>()
+        i as f32 + (0..32).map(|k| value(row, k) * value(column, k)).sum::<f32>()
     };
-    p.same("groups", "", &y, &(0..2 * 64 * 64).map(exact).collect::<Vec<_>>());
+    p.same("groups", "", &found, &(0..2 * 64 * 64).map(exact).collect::<Vec<_>>());
     Ok(())
 }
 
