@@ -1,10 +1,10 @@
 //! Requests: what is asked, checked against the model once, before anything runs.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use super::{
-    AskedDtype, Device, Engine,
-    runner::{Job, JobObjective, JobSplice},
+    AskedDtype, Device, Engine, pixels,
+    runner::{Job, JobObjective, JobSplice, Pictures},
 };
 use crate::{
     Error, Result,
@@ -114,7 +114,23 @@ impl Question {
         self.splice.as_ref().is_some_and(|s| !s.edits.is_empty())
     }
 
-    /// The pass for `batch` images on `grid` that makes `keys`.
+    /// Whether a method looks at the normalised pixels themselves, beside what the pass makes of them.
+    pub fn reads_pixels(&self) -> bool {
+        let reads = |method| matches!(method, Method::GradientXInput) || !pixels::is_direct(method);
+        self.methods.iter().any(|(named, _)| reads(named.method))
+    }
+
+    /// The pass for `batch` images on `grid` that makes all maps but those of path methods.
+    ///
+    /// # Errors
+    /// As [`Question::job`].
+    pub fn direct_job(&self, batch: usize, grid: PatchGrid) -> Result<Job> {
+        let direct = self.methods.iter().filter(|(named, _)| pixels::is_direct(named.method));
+        let keys: BTreeSet<MapKey> = direct.map(|(_, key)| *key).collect();
+        self.job(batch, grid, keys.into_iter().collect(), self.latents)
+    }
+
+    /// The pass for `batch` images on `grid`, as normalised pixels, that makes `keys`.
     ///
     /// # Errors
     /// A patch of `--tokens` that the grid does not have.
@@ -139,6 +155,7 @@ impl Question {
         Ok(Job {
             batch,
             grid,
+            pictures: Pictures::Pixels,
             objective,
             texts: self.embeddings.clone(),
             keys,

@@ -18,8 +18,8 @@ use super::{
 use crate::{
     Result,
     backend::{
-        self, AttentionShape, Backend, Device, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Plan, Relevance,
-        Rows, ScoreKind, Tensor,
+        self, AttentionShape, Backend, Device, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Picture, Plan,
+        Relevance, Rows, ScoreKind, Tensor,
     },
     model::{Edit, Splice, Through},
     weights::SaeWeights,
@@ -125,6 +125,10 @@ impl Device for GpuBackend {
         (sae.sae.rule.latents, sae.sae.rule.width)
     }
 
+    fn free_bytes(&self) -> Result<Option<usize>> {
+        self.0.free_bytes().map(Some)
+    }
+
     fn kernels_used(&self) -> Vec<String> {
         self.0.rungs.used()
     }
@@ -191,7 +195,7 @@ impl Backend for GpuBackend {
         m: &mut GpuMemory,
         x: Tensor,
         patches: Tensor,
-        pixels: Tensor,
+        picture: Picture<'_, GpuVector>,
         weight: &GpuMatrix,
         cls: &GpuVector,
         positions: &GpuVector,
@@ -199,7 +203,16 @@ impl Backend for GpuBackend {
         grid: PatchGrid,
     ) -> Result<()> {
         let (x, patches, tokens, width) = (m.at(x), m.at(patches), grid.tokens(), weight.rows);
-        self.run(patch_embed::Patches { patches, pixels: m.at(pixels), stride: weight.cols, grid, batch })?;
+        let stride = weight.cols;
+        match picture {
+            Picture::Pixels(pixels) => {
+                self.run(patch_embed::Patches { patches, pixels: m.at(pixels), stride, grid, batch })?;
+            }
+            Picture::Bytes { bytes, table } => {
+                let (picture, table) = (m.index_at(bytes), table.values.address());
+                self.run(patch_embed::PatchesU8 { patches, picture, table, stride, grid, batch })?;
+            }
+        }
         self.run(gemm::Forward {
             y: x,
             u: 0,

@@ -16,6 +16,7 @@ pub mod gemm;
 pub mod head;
 pub mod heatmap;
 pub mod jit;
+mod lane;
 pub mod launch;
 pub mod layer_norm;
 pub mod memory;
