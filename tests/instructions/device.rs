@@ -71,10 +71,20 @@ impl Buffer {
 
 static TURN: Mutex<()> = Mutex::new(());
 
+/// The device's name.
+pub fn name() -> String {
+    std::env::var("VITSCOPE_DEVICE").unwrap_or_else(|_| "emulated".into())
+}
+
+/// The compiler for GPUs, which keeps what it made where the program does.
+pub fn nvrtc() -> vitscope::Result<Nvrtc> {
+    Nvrtc::find(&cache_folder()?)
+}
+
 /// Runs `probe` on the device: emulated in three orders of threads with every access checked, real once.
 pub fn with_device(mut probe: impl FnMut(&Device)) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let name = std::env::var("VITSCOPE_DEVICE").unwrap_or_else(|_| "emulated".into());
+    let name = name();
     if name == "emulated" {
         for seed in [0, 1, 2] {
             let settings = Settings::checked(seed);
@@ -91,8 +101,7 @@ pub fn with_device(mut probe: impl FnMut(&Device)) {
         number.unwrap_or_else(|| panic!("VITSCOPE_DEVICE={name}: probes run on emulated, cuda or cuda:N"));
     let count = cuda_devices().unwrap();
     assert!(number < count, "VITSCOPE_DEVICE={name}: there are {count} GPUs, numbered from 0");
-    let nvrtc = Nvrtc::find(&cache_folder().unwrap()).unwrap();
-    probe(&Device::open(&name, number, Compiler::Nvrtc(Box::new(nvrtc))));
+    probe(&Device::open(&name, number, Compiler::Nvrtc(Box::new(nvrtc().unwrap()))));
 }
 
 impl Device {
@@ -132,7 +141,7 @@ impl Device {
 
     /// The values, when all that was launched is done.
     pub fn download<T: Pod>(&self, buffer: &Buffer) -> Result<Vec<T>, String> {
-        let bytes = self.stream.clone_dtoh(&buffer.slice).map_err(|error| said(error))?;
+        let bytes = self.stream.clone_dtoh(&buffer.slice).map_err(said)?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
     }
 

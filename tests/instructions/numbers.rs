@@ -84,7 +84,7 @@ fn narrowed(p: &mut Probes) -> Result<(), String> {
     let mut x: Vec<f32> = (0..N).map(|_| f32::from_bits(rng.random())).collect();
     x[..special.len()].copy_from_slice(&special);
     for (i, x) in x.iter_mut().enumerate().skip(1024) {
-        let (number, beside) = (i as u32 / 4 * 37 & 0xffff, i as u32 % 3);
+        let (number, beside) = ((i as u32 / 4 * 37) & 0xffff, i as u32 % 3);
         match i % 4 {
             0 => *x = f32::from_bits(f16::from_bits(number as u16).to_f32().to_bits().wrapping_add(0x0fff + beside)),
             1 => *x = f32::from_bits((number << 16) + 0x7fff + beside),

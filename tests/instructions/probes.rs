@@ -76,14 +76,13 @@ impl Probes<'_> {
         self.same(probe, case, &one_nan(found), &one_nan(expected));
     }
 
-    /// Finite values within `bound` of the exact ones, each times its own scale.
+    /// Values within `bound(exact)` of the exact ones.
     pub fn near(&mut self, probe: &str, found: &[f32], exact: impl Fn(usize) -> f64, bound: impl Fn(f64) -> f64) {
         self.hash(&format!("{probe} (approximate)"), found);
         for (i, &found) in found.iter().enumerate() {
             let exact = exact(i);
             let error = (f64::from(found) - exact).abs();
-            // A NaN is not near.
-            if !(error <= bound(exact)) {
+            if error.is_nan() || error > bound(exact) {
                 self.wrong
                     .push(format!("{probe}: at {i} {found:e}, exact {exact:e}, at most {:e} apart", bound(exact)));
                 return;
