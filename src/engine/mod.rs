@@ -26,6 +26,7 @@ pub use memory::PassBytes;
 pub use request::{Options, Question, Request, SaeRequest};
 pub use verify::{Compared, Verified, verify};
 
+pub use crate::backend::gpu::open::Progress;
 use crate::{
     Result,
     backend::gpu::registry::Forced,
