@@ -28,6 +28,7 @@ pub use presence::Presence;
 pub use request::{Options, Question, Request, SaeRequest};
 pub use verify::{Compared, Verified, verify};
 
+pub use crate::backend::gpu::open::Progress;
 use crate::{
     Result,
     backend::gpu::registry::Forced,

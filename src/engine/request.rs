@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     Error, Result,
-    backend::{PatchGrid, ScoreKind, gpu::registry::Forced},
+    backend::{
+        PatchGrid, ScoreKind,
+        gpu::{open::Progress, registry::Forced},
+    },
     model::{Edit, Method, NamedMethod, Score, Splice, Through, Tokens, pass::MapKey, resolve_layer},
     text::Template,
     weights::SaeWeights,
@@ -25,6 +28,8 @@ pub struct Options {
     pub kernels: Forced,
     /// Where compiled kernels are kept; [`cache_folder`](crate::backend::gpu::jit::cache_folder) when absent.
     pub kernel_cache: Option<PathBuf>,
+    /// Who is told while kernels are compiled.
+    pub progress: Progress,
     /// Seed of random weights.
     pub seed: u64,
 }

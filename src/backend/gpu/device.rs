@@ -6,7 +6,10 @@
 use std::{
     collections::HashMap,
     ffi::c_void,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use cudarc::{
@@ -16,6 +19,8 @@ use cudarc::{
     },
     nvrtc::Ptx,
 };
+
+use rayon::prelude::*;
 
 use super::{
     jit::Source,
@@ -316,6 +321,20 @@ impl Gpu {
             )
         }
         .map_err(|error| self.failed(error))
+    }
+
+    /// Compiles files in parallel, so that their images are at hand when a pass wants them. `progress` is told how many are
+    /// done.
+    ///
+    /// # Errors
+    /// The compiler's.
+    pub fn compile(&self, sources: &[&'static Source], progress: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        let done = AtomicUsize::new(0);
+        sources.par_iter().try_for_each(|source| {
+            (self.compile)(source, self.target.architecture)?;
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+            Ok(())
+        })
     }
 
     fn module(&self, source: &'static Source) -> Result<Arc<CudaModule>> {

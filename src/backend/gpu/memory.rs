@@ -10,14 +10,16 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::{
+    attention,
     device::{Buffer, Gpu},
     lane::Lane,
     launch::{Pointer, Storage},
+    sae,
 };
 use crate::{
     Error, Result,
     backend::{
-        Arena, Fetch, FetchIndices, Fetched, Indices, Input, Memory, Plan, Started, Tensor,
+        Arena, Code, Fetch, FetchIndices, Fetched, Indices, Input, Memory, Plan, Relevance, Started, Tensor,
         plan::{Cursor, PlannedInput},
     },
 };
@@ -106,6 +108,28 @@ impl GpuMemory {
         self.index.address() + (spec.offset * size_of::<u32>()) as u64
     }
 
+    /// A code's addresses.
+    pub fn code(&self, code: Code) -> sae::Code {
+        sae::Code {
+            index: self.index_at(code.index),
+            z: self.at(code.z),
+            edited: self.at(code.edited),
+            slope: self.at(code.slope),
+            edit_slope: self.at(code.edit_slope),
+            slots: code.slots,
+        }
+    }
+
+    /// Where a relevance row enters and leaves.
+    pub fn relevance(&self, relevance: Relevance) -> attention::Relevance {
+        attention::Relevance {
+            out: self.at(relevance.out),
+            input: self.at(relevance.input),
+            keep: relevance.keep as f32,
+            gain: relevance.gain as f32,
+        }
+    }
+
     /// Number of elements, and the type they are stored in.
     pub fn stored(&self, tensor: Tensor) -> (usize, Storage) {
         stored(self.cursor.plan(), tensor, self.gpu.target.storage)
@@ -160,6 +184,9 @@ fn half(bytes: &[u8]) -> u16 {
 
 impl Arena for GpuMemory {
     fn start(&mut self, input: Input<'_>) -> Result<Started> {
+        if self.out.len() == LANES {
+            return Err(Error::usage("every lane has a run that was not collected"));
+        }
         self.cursor.rewind();
         let plan = self.cursor.plan();
         let encoded;
