@@ -60,7 +60,7 @@ impl Engine {
             scale: question.logit_scale,
             gain: self.checkpoint.read("vision_model.post_layernorm.weight", &[d])?,
             offset: self.checkpoint.read("vision_model.post_layernorm.bias", &[d])?,
-            eps: self.checkpoint.config.vision.tower.eps.into(),
+            eps: self.checkpoint.config.vision.tower.eps,
             projection: self.checkpoint.read("visual_projection.weight", &[e, d])?,
         })
     }
