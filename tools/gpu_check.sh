@@ -58,10 +58,11 @@ steps=()
 passed_rungs=()
 failures=0
 unreached=0
-# Of the steps that were begun and not yet noted: names, commands and logs in this order.
+# All steps that were begun, in this order; the first so many of them stand in the table.
 begun=()
 commands=()
 logs=()
+noted=0
 running=0
 declare -A states
 
@@ -110,7 +111,7 @@ run() {
     printf '%s %s\n' "$status" $(($(milliseconds) - start)) >"$log.state"
 }
 
-# Begins a step in the background: NAME LIMIT COMMAND... `settle` waits for all of them and notes them in order.
+# Begins a step in the background: NAME LIMIT COMMAND... `settle` waits for all of them.
 begin() {
     local step=$1 seconds=$2 left=$((limit - SECONDS)) log
     shift 2
@@ -124,43 +125,51 @@ begin() {
     if [ "$running" -ge "$jobs" ]; then
         wait -n || true
         running=$((running - 1))
+        collect
     fi
     left=$((limit - SECONDS))
     run "$log" $((seconds < left ? seconds : left > 1 ? left : 1)) "$@" &
     running=$((running + 1))
 }
 
-settle() {
-    local i status time state
-    wait
-    running=0
-    for i in "${!begun[@]}"; do
-        state=unreached
+# Notes the steps that have ended, in the order of their beginning; with `all`, those too that never began.
+collect() {
+    local log status time state
+    while [ "$noted" -lt "${#begun[@]}" ]; do
+        log=${logs[noted]}
         time=0
-        if [ -e "${logs[i]}.state" ]; then
-            read -r status time <"${logs[i]}.state"
-            rm "${logs[i]}.state"
+        if [ -e "$log.state" ]; then
+            read -r status time <"$log.state"
+            rm "$log.state"
             if [ "$status" -eq 0 ]; then
                 state=passed
-            elif [ "$status" -eq 2 ] && grep -q 'this rung does not serve' "${logs[i]}.err"; then
+            elif [ "$status" -eq 2 ] && grep -q 'this rung does not serve' "$log.err"; then
                 state=unserved
             elif [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
                 state="too long"
             else
                 state="exit $status"
             fi
+        elif [ "${1:-}" = all ]; then
+            state=unreached
+        else
+            break
         fi
         case $state in
         passed | unserved) ;;
         unreached) unreached=$((unreached + 1)) ;;
         *) failures=$((failures + 1)) ;;
         esac
-        states[${begun[i]}]=$state
-        note "${begun[i]}" "$state" "$time" "${commands[i]}"
+        states[${begun[noted]}]=$state
+        note "${begun[noted]}" "$state" "$time" "${commands[noted]}"
+        noted=$((noted + 1))
     done
-    begun=()
-    commands=()
-    logs=()
+}
+
+settle() {
+    wait
+    running=0
+    collect all
     write_result false
 }
 
@@ -175,15 +184,19 @@ field() { sed -E "s/.*\"$1\":\"?([^\",}]*).*/\1/" <<<"$2"; }
 # However the script ends, its result is written.
 finish() {
     local code=$? finished=false entries=() hash
-    trap - EXIT TERM INT
+    # A second signal must not stop this.
+    trap '' TERM INT
     jobs -p | xargs -r kill 2>/dev/null || true
+    wait
+    collect all
     if [ "${complete:-no}" = yes ]; then finished=true; fi
     write_result "$finished"
     if [ "$device" != emulated ]; then
         for hash in "${passed_rungs[@]}"; do
             entries+=("$(quote "$hash"): {\"device\": $(quote "$name"), \"date\": $(quote "$date"), \"command\": \"tools/gpu_check.sh\"}")
         done
-        printf '{%s}\n' "$(join "${entries[@]}")" >"$out/verified.json"
+        printf '{%s}\n' "$(join "${entries[@]}")" >"$out/verified.json.part"
+        mv "$out/verified.json.part" "$out/verified.json"
     fi
     printf '%s, driver %s, %s: %s steps in %s s, %s failures, %s not reached\n' "$name" "$driver" "$date" "${#steps[@]}" \
         "$SECONDS" "$failures" "$unreached" | tee -a "$out/table.txt"
@@ -300,13 +313,14 @@ done
 for method in grad-eclip chefer gradient; do
     maps=$out/maps-$method
     rm -rf "$maps-1" "$maps-8"
+    mkdir "$maps-1" "$maps-8"
     for batch in 1 8; do
         begin "repeat $method, batches of $batch" "$step_limit" "$vitscope" heatmap "$pictures" --text "a photo of a cat" \
             --method "$method" --device "$device" --batch-size "$batch" --format npy -o "$maps-$batch"
     done
     settle
-    files=$(find "$maps-1" "$maps-8" -name '*.npy' 2>/dev/null | wc -l)
-    different=$(find "$maps-1" "$maps-8" -name '*.npy' -exec sha256sum {} + 2>/dev/null | cut -d' ' -f1 | sort -u | wc -l)
+    files=$(find "$maps-1" "$maps-8" -name '*.npy' | wc -l)
+    different=$(find "$maps-1" "$maps-8" -name '*.npy' -exec sha256sum {} + | cut -d' ' -f1 | sort -u | wc -l)
     if [ "$files" -eq $((2 * repeat)) ] && [ "$different" -eq 1 ]; then
         note "same bits: $method, $files maps" passed 0 ""
     elif [ "${states["repeat $method, batches of 8"]}" != unreached ]; then

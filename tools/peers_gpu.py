@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What PyTorch and Triton need on this GPU for the work of the engine's kernels and passes. Needs torch alone (Triton comes
-with it), no weights and no pictures.
+"""What PyTorch and Triton need on this GPU for the work of the engine's kernels and passes. Needs torch alone (Triton
+comes with it), no weights and no pictures.
 
     python tools/peers_gpu.py --out benches/results/peers_gpu.json --seconds 480
     python tools/peers_gpu.py --only gemm,sdpa
@@ -167,9 +167,10 @@ def _listen(worker, names, end, report):
             if current:
                 report.add({"say": "end", "state": f"ended: the worker died with {code}"})
                 return names[names.index(current) + 1 :]
-            print(f"the worker ended with {code} before its first section", file=sys.stderr)
+            if names:
+                print(f"the worker ended with {code} before its first section", file=sys.stderr)
             return []
-        if not line.startswith("{"):
+        if not line.startswith('{"say"'):
             continue  # some libraries print
         said = json.loads(line)
         what, section = said["say"], said.get("section")
@@ -245,6 +246,7 @@ def machine(args, torch, bench):
         "time": "medians of interleaved rounds by events; building, compiling and two first calls are not in them",
         "cold L2": f"{bench.clock.flushed >> 20} MiB overwritten before every call",
         "compile": "fullgraph, static shapes",
+        "flops": "2 a multiply-add; of attention's reverse five products",
         "weights": "need no gradient",
     }
     return about

@@ -88,13 +88,16 @@ class Bench:
         return torch.compile(function, mode=mode, fullgraph=True, dynamic=False)
 
     def row(self, case, name, state, **more):
+        # JSON has no NaN.
+        more = {key: str(value) if value != value else value for key, value in more.items()}
         self.emit({"section": self.section, "case": case, "name": name, "state": state, **more})
 
     def compare(self, case, contestants, work, check=None, unchecked=(), seconds=0.6, needs=3.0):
         """Times `contestants`, {name: function that gives the call}, for one case, a string that says the shape.
 
         Building and the first call (with whatever is compiled then) are not timed. `check` takes the first result and
-        gives (error, bound): a wrong contestant is not timed (those named in `unchecked` are not asked). A contestant that fails is a row with its reason.
+        gives (error, bound): a wrong contestant is not timed (those named in `unchecked` are not asked). One that fails
+        is a row with its reason.
         `seconds` are spent on the rounds; `needs` is the least time left for which a contestant is begun.
         Returns {name: median seconds} of those timed.
         """

@@ -1,4 +1,4 @@
-"""The products of ViT-L/14: bare, as torch.mm gives them, and with what stands around them, as torch.compile fuses it."""
+"""The products of ViT-L/14: bare, by torch.mm, and with what stands around them, as torch.compile fuses it."""
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,8 @@ def bare(bench):
 
 
 def fused(bench):
-    """F.linear with a norm before it, or an activation or a residual after it: eager, compiled, and with the compiler's own
-    products (max-autotune) as long as there is time."""
+    """F.linear with a norm before it, or an activation or a residual after it: eager, compiled, and with the compiler's
+    own products (max-autotune) as long as there is time."""
     batches = (2,) if bench.tiny else BATCHES
     for mode in ("default", "max-autotune-no-cudagraphs"):
         for batch in batches:

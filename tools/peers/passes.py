@@ -1,7 +1,7 @@
-"""A whole CLIP image tower: forward, forward and input gradient, Grad-ECLIP, Chefer; eager and compiled; the best batch.
+"""A whole CLIP image tower: forward, forward and input gradient, Grad-ECLIP, Chefer; eager and compiled.
 
-For each tower and pass every batch runs eagerly; then the whole pass is compiled for the batches that were the fastest, as
-long as there is time.
+For each tower and pass every batch runs eagerly; then the pass is compiled for the batch that was the fastest, as long
+as there is time.
 """
 
 import contextlib

@@ -52,7 +52,7 @@ def _misses(result, pre, k):
 
 
 def decode(bench):
-    """Sum of K decoder rows by their values, for every token: uniform latents, and latents as uneven as trained ones."""
+    """Sum of K decoder rows by their values, for every token: latents uniform, and as uneven as trained ones."""
     tokens, width, latents = (10, 32, 64) if bench.tiny else (IMAGES * 257, WIDTH, 65536)
     w = bench.random(latents, width)  # (S,D)
     for k in (4,) if bench.tiny else (64, 32, 256):

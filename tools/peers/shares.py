@@ -1,4 +1,5 @@
-"""Where a forward of ViT-L/14 spends its time on the device, by the profiler: eager by operation, compiled by kernel."""
+"""Where a forward of ViT-L/14 spends its time on the device, by the profiler: eager by operation, compiled by
+kernel."""
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -57,7 +58,7 @@ def kind(name):
 
 
 def _profile(bench, function, pixels, by, repeat=3):
-    """(name, seconds of one forward, calls), the largest first. `by`: operations, or kernels (which a GPU alone has)."""
+    """(name, seconds of one forward, calls), the largest first. `by`: operation, or kernel (on a GPU alone)."""
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if bench.device.type == "cuda" else [])
     with torch.inference_mode():
         for _ in range(2):
@@ -69,6 +70,8 @@ def _profile(bench, function, pixels, by, repeat=3):
             bench.settle()
     rows = []
     for event in profiled.key_averages():
+        if event.is_user_annotation or event.key.startswith(("##", "Torch-Compiled Region")):
+            continue  # spans around what is counted already
         on_device = event.device_type != torch.autograd.DeviceType.CPU
         if bench.device.type == "cuda":
             if on_device != (by == "kernel"):

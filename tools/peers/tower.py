@@ -158,8 +158,8 @@ def from_probabilities(x, p, v, block):
 
 
 class Methods:
-    """Heatmaps of (B,P) for one text, as fast as PyTorch lets them be without a kernel of one's own. `compiled` is applied to
-    the functions in them."""
+    """Heatmaps of (B,P) for one text, as fast as PyTorch lets them be without a kernel of one's own. `compiled` is
+    applied to the functions in them."""
 
     def __init__(self, tower, text, compiled=lambda function: function):
         self.tower, self.text = tower, text
@@ -201,8 +201,8 @@ class Methods:
         return ((kappa - low) / (high - low) * (v @ g[:, :, None])[..., 0]).relu()
 
     def chefer(self, pixels):
-        """Chefer et al. (ICCV 2021): P is kept, one reverse pass, and the CLS row of the relevance alone, from the last block
-        to the first."""
+        """Chefer et al. (ICCV 2021): P is kept, one reverse pass, and the CLS row of the relevance alone, from the last
+        block to the first."""
         kept = self._attend(pixels)
         score = cosine(self.tower.embed(kept.pop()[:, 0]), self.text).sum()
         gradients = torch.autograd.grad(score, kept)
