@@ -20,7 +20,7 @@ fn every_rung_gives_the_processors_pixels() {
                     Preprocess { resize: vitscope::image::ResizeRule::Off, crop_size: None, ..Preprocess::clip(224) };
                 let exact: Vec<f32> = picture
                     .chunks(height * width * 3)
-                    .flat_map(|data| how.apply(&Rgb8 { width, height, data: data.to_vec() }).unwrap().pixels)
+                    .flat_map(|data| how.apply(&Rgb8 { width, height, data: data.to_vec() }).unwrap().pixels())
                     .collect();
                 let table = emulator.upload(how.values().as_flattened()).unwrap();
                 let dev_picture = emulator.upload(&picture).unwrap();

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use vitscope::{
     backend::{
-        Backend, Memory,
+        Arena, Backend, Memory,
         gpu::{emulator::Emulator, sae, sae_decode},
     },
     model::{Splice, Through},
@@ -134,17 +134,17 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>) {
     let mut truth = Truth::new(case, &specs);
     let [y, dx, dz, dy, score, dlatent] = specs.map(|(name, len)| truth.m.tensor(name, &[len]).unwrap());
     let values_dy: Vec<T> = random(g * d, 1.0, 0.0, 20);
-    truth.m.upload(dy, &values_dy.iter().map(|v| v.wide()).collect::<Vec<_>>()).unwrap();
+    truth.m.constant(dy, &values_dy.iter().map(|v| v.wide()).collect::<Vec<_>>()).unwrap();
 
     // Both sides read the same code: the CPU's, rounded to f32.
     let values = truth.values();
     let code = truth.code;
     let rounded = values.slots.each_ref().map(|slots| slots.iter().map(|&v| v as f32).collect::<Vec<_>>());
     for (tensor, values) in [code.z, code.edited, code.slope, code.edit_slope].into_iter().zip(&rounded) {
-        truth.m.upload(tensor, &values.iter().map(|&v| v.into()).collect::<Vec<_>>()).unwrap();
+        truth.m.constant(tensor, &values.iter().map(|&v| v.into()).collect::<Vec<_>>()).unwrap();
     }
     let device = OnDevice::new(emulator, case);
-    let index = emulator.upload(&truth.m.download_indices(code.index).unwrap()).unwrap();
+    let index = emulator.upload(&truth.m.read_indices(code.index).unwrap()).unwrap();
     let buffers = rounded.each_ref().map(|values| emulator.upload(values).unwrap());
     let [z, edited, slope, edit_slope] = buffers.each_ref().map(|buffer| buffer.address());
     let on_device = sae::Code { index: index.address(), z, edited, slope, edit_slope, slots };
@@ -178,7 +178,7 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>) {
             n,
         };
         run(emulator, &pass, rung, T::STORAGE).unwrap();
-        assert_close(&what, &dev_y.download().unwrap(), &truth.m.download(y).unwrap(), |i| steps * y_sizes[i]);
+        assert_close(&what, &dev_y.download().unwrap(), &truth.m.read(y).unwrap(), |i| steps * y_sizes[i]);
 
         for through in [Through::Exact, Through::Detached, Through::Straight] {
             let what = format!("{what} {through}");
@@ -202,8 +202,8 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>) {
                 g,
             };
             run(emulator, &pass, rung, T::STORAGE).unwrap();
-            assert_close(&what, &dev_dz.download().unwrap(), &m.download(dz).unwrap(), |i| steps * dz_sizes[i]);
-            assert_close(&what, &dev_dx.download().unwrap(), &m.download(dx).unwrap(), |i| steps * dx_sizes[i]);
+            assert_close(&what, &dev_dz.download().unwrap(), &m.read(dz).unwrap(), |i| steps * dz_sizes[i]);
+            assert_close(&what, &dev_dx.download().unwrap(), &m.read(dx).unwrap(), |i| steps * dx_sizes[i]);
         }
     }
 
@@ -215,7 +215,7 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>) {
         let (dev_score, dev_dx) = (emulator.unwritten::<f32>(1).unwrap(), emulator.unwritten::<T>(n * d).unwrap());
         let pass = sae_decode::Latent { score: dev_score.address(), code: on_device, id, batch: 1, tokens: n };
         run(emulator, &pass, rung, T::STORAGE).unwrap();
-        assert_close(&what, &dev_score.download().unwrap(), &truth.m.download(score).unwrap(), |_| {
+        assert_close(&what, &dev_score.download().unwrap(), &truth.m.read(score).unwrap(), |_| {
             f32_steps(n) * (0..n).flat_map(|row| sizes.each(row, |[z, ..]| z)).map(|(_, z)| z).sum::<f64>()
         });
         let pass = sae_decode::LatentReverse {
@@ -232,7 +232,7 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>) {
             slopes.filter(|&(latent, _)| latent as usize == id).collect::<Vec<_>>()
         };
         let dx_sizes: Vec<f64> = (0..n).flat_map(|row| sizes.through_norm(row, &slope_of(row), 0.0)).collect();
-        assert_close(&what, &dev_dx.download().unwrap(), &truth.m.download(dlatent).unwrap(), |i| steps * dx_sizes[i]);
+        assert_close(&what, &dev_dx.download().unwrap(), &truth.m.read(dlatent).unwrap(), |i| steps * dx_sizes[i]);
     }
 }
 
