@@ -97,6 +97,9 @@ impl Engine {
     /// # Errors
     /// Those of the device.
     pub fn explain(&mut self, images: &[&Prepared], question: &Question) -> Result<Vec<Explanation>> {
+        if images.is_empty() {
+            return Ok(Vec::new());
+        }
         let pending = self.submit(images, question)?;
         self.collect(pending, question)
     }

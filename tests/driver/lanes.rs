@@ -89,6 +89,7 @@ fn runs_overlap_and_are_remembered() {
                 }
                 started.push(start(&backend, &mut memory, run));
             }
+            assert!(memory.start(Input::Values(&values(7))).is_err(), "both lanes are out");
             check(memory.collect().unwrap(), fetches, 5);
             check(memory.collect().unwrap(), fetches, 6);
             assert!(memory.collect().is_err(), "nothing is out");

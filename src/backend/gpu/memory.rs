@@ -184,6 +184,9 @@ fn half(bytes: &[u8]) -> u16 {
 
 impl Arena for GpuMemory {
     fn start(&mut self, input: Input<'_>) -> Result<Started> {
+        if self.out.len() == LANES {
+            return Err(Error::usage("every lane has a run that was not collected"));
+        }
         self.cursor.rewind();
         let plan = self.cursor.plan();
         let encoded;
