@@ -111,6 +111,12 @@ fn check_rung(emulator: &Emulator, rung: u32, shapes: &[(usize, usize, usize)]) 
     }
 }
 
+/// Every kernel over a small shape.
+pub fn every_kernel(emulator: &Emulator) {
+    check_rung(emulator, 1, &[(5, 3, 7)]);
+    check_rung(emulator, 2, &[(17, 24, 40)]);
+}
+
 #[test]
 fn rung_1_is_right_for_any_shape() {
     for emulator in checked().take(2) {

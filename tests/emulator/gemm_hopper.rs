@@ -72,6 +72,12 @@ fn check<T: Storage>(emulators: &[Emulator], size: (usize, usize, usize), activa
     }
 }
 
+/// Every kernel over a small shape.
+pub fn every_kernel(emulator: &Emulator) {
+    check::<f16>(std::slice::from_ref(emulator), (17, 24, 72), 0);
+    check::<bf16>(std::slice::from_ref(emulator), (17, 24, 72), 0);
+}
+
 /// One tile and several either way, more steps of k than stages, and every tail.
 #[test]
 fn rung_3_gives_the_bits_of_rung_1() {
