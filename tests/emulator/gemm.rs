@@ -134,7 +134,7 @@ fn rung_2_is_right_for_rows_of_whole_chunks() {
 /// More row tiles than a group has: a full one and the rest, over several tiles of the weight.
 #[test]
 fn rung_2_goes_over_all_groups_of_tiles() {
-    let emulator = Emulator::new(&CXX, Settings::fast()).unwrap();
+    let emulator = Emulator::new(&CXX, Settings::checked(1)).unwrap();
     check_rung(&emulator, 2, &[(128 * 17 + 5, 264, 8)]);
 }
 
