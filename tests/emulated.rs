@@ -103,3 +103,29 @@ fn a_batch_gives_the_bits_of_its_images() {
         }
     }
 }
+
+/// The first pass is issued, the second and third are captured, the others replayed, two of them out at a time.
+#[test]
+fn passes_that_are_remembered_give_the_same_bits() {
+    let request = request(&["a photo of a dog"], &["grad-eclip", "gradient-x-input"], None);
+    let mut engine = Engine::open(&Source::Demo, &options(EMULATED, Dtype::F16)).unwrap();
+    let images = &scenes(&engine)[..2];
+    let question = engine.ask(&request).unwrap();
+    let alone: Vec<Explanation> = images
+        .iter()
+        .map(|image| {
+            let mut fresh = Engine::open(&Source::Demo, &options(EMULATED, Dtype::F16)).unwrap();
+            let question = fresh.ask(&request).unwrap();
+            fresh.explain(&[image], &question).unwrap().remove(0)
+        })
+        .collect();
+    let mut pending = std::collections::VecDeque::new();
+    for i in 0..3 * images.len() {
+        pending.push_back((i, engine.submit(&[&images[i % images.len()]], &question).unwrap()));
+        if pending.len() == 2 || i + 1 == 3 * images.len() {
+            let (of, oldest) = pending.pop_front().unwrap();
+            let explanation = engine.collect(oldest, &question).unwrap();
+            same(&explanation[0].result, &alone[of % images.len()].result);
+        }
+    }
+}

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 
 use common::Rng;
 use vitscope::{
-    backend::PatchGrid,
+    backend::{Input, PatchGrid},
     engine::{
         AskedDtype, Dtype, Engine, Options, Question, Request, SaeRequest,
         runner::{Job, JobOutput},
@@ -80,7 +80,7 @@ impl Subject {
     }
 
     fn run(&mut self, job: &Job, pixels: &[f64]) -> JobOutput {
-        self.engine.runner().unwrap().run(job, pixels).unwrap()
+        self.engine.runner().unwrap().run(job, Input::Values(pixels)).unwrap()
     }
 
     /// An SAE with edits of latents that fire in the pictures, and of one that does not: scale, zero, set, add.

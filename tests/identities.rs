@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use common::Rng;
 use vitscope::{
     backend::{
-        AttentionShape, Backend, Memory, PatchGrid, Plan, Relevance,
+        Arena, AttentionShape, Backend, Input, Memory, PatchGrid, Plan, Relevance,
         cpu::{Cpu, CpuMemory},
     },
     engine::{AskedDtype, Dtype, Engine, Explanation, Options, Question, Request, SaeRequest},
+    image::{Prepared, Rgb8},
     model::{Edit, Splice, Through, Tokens, pass::MapKey},
     text::Template,
     weights::{SaeWeights, Source},
@@ -195,7 +196,7 @@ fn contributions_of_latents_add_up() {
         let mut job = question.job(1, grid, vec![MapKey::Pixels], true).unwrap();
         job.variants = vec![vec!["scale:3=2".parse::<Edit>().unwrap()]];
         job.watched = true;
-        let output = engine.runner().unwrap().run(&job, &values).unwrap();
+        let output = engine.runner().unwrap().run(&job, Input::Values(&values)).unwrap();
         let latents = output.variants[0].latents.as_ref().unwrap();
         let (x, out, g) = (&output.watched["block.1.x"], &output.watched["sae.x"], &output.watched["d.block.1.x"]);
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
@@ -252,19 +253,19 @@ fn attention_rows_sum_to_one_and_equal_keys_have_no_gradient() {
         ];
         let mut m = CpuMemory::<f64>::new(Plan::lasting(&specs, &[]), false);
         let [o, lse, q, input, out, d_o, dqkv] = specs.map(|(name, shape)| m.tensor(name, shape).unwrap());
-        m.upload(q, &qkv).unwrap();
+        m.constant(q, &qkv).unwrap();
         x.attention(&mut m, o, lse, q, s).unwrap();
         for start in 0..t {
             let mut row = vec![0.0; t];
             row[start] = 1.0;
-            m.upload(input, &row).unwrap();
+            m.constant(input, &row).unwrap();
             x.attention_row(&mut m, Relevance { out, input, keep: 0.5, gain: 0.5 }, q, lse, s).unwrap();
-            let row = m.download(out).unwrap();
+            let row = m.read(out).unwrap();
             assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-14 && row.iter().all(|&v| v >= 0.0));
         }
-        m.upload(d_o, &rng.normal(t * d)).unwrap();
+        m.constant(d_o, &rng.normal(t * d)).unwrap();
         x.attention_reverse(&mut m, Some(dqkv), None, d_o, q, lse, s, 1).unwrap();
-        let gradient = m.download(dqkv).unwrap();
+        let gradient = m.read(dqkv).unwrap();
         let largest = |part: usize| {
             let rows = gradient.chunks(3 * d).flat_map(|row| &row[part * d..(part + 1) * d]);
             rows.fold(0.0f64, |m, v| m.max(v.abs()))
@@ -289,30 +290,51 @@ fn grad_eclip_without_weights_is_the_gradient_of_the_attention_row() {
     let specs: [(&str, &[usize]); 4] = [("qkv", &[t, 3 * d]), ("do", &[1, d]), ("a", &[1, t - 1]), ("b", &[1, t - 1])];
     let mut m = CpuMemory::<f64>::new(Plan::lasting(&specs, &[]), false);
     let [q, d_o, a, b] = specs.map(|(name, shape)| m.tensor(name, shape).unwrap());
-    m.upload(q, &qkv).unwrap();
-    m.upload(d_o, &rng.normal(d)).unwrap();
+    m.constant(q, &qkv).unwrap();
+    m.constant(d_o, &rng.normal(d)).unwrap();
     x.grad_eclip(&mut m, a, d_o, q, s, 1).unwrap();
     x.fill(&mut m, b, 0.0).unwrap();
     x.attention_positive_gradient(&mut m, b, d_o, q, s, 1).unwrap();
-    let (a, b) = (m.download(a).unwrap(), m.download(b).unwrap());
+    let (a, b) = (m.read(a).unwrap(), m.read(b).unwrap());
     assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-14), "{a:?} {b:?}");
     assert!(a.iter().any(|&v| v > 0.0));
 }
 
+/// Prepared pictures of random bytes.
+fn pictures(engine: &Engine, count: usize) -> Vec<Prepared> {
+    let side = engine.checkpoint.config.vision.image_size;
+    let mut rng = Rng::new(5);
+    let mut picture = || {
+        let data = rng.normal(3 * side * side).iter().map(|v| (128.0 + 60.0 * v) as u8).collect();
+        engine.preprocess.apply(&Rgb8 { width: side, height: side, data }).unwrap()
+    };
+    (0..count).map(|_| picture()).collect()
+}
+
+#[test]
+fn bytes_give_the_same_bits_as_their_pixels() {
+    for dtype in [Dtype::F32, Dtype::F64] {
+        let mut engine = open(&fixture("tiny_a"), dtype);
+        let images = pictures(&engine, 2);
+        let pixels: Vec<f64> = images.iter().flat_map(Prepared::pixels).map(f64::from).collect();
+        let images: Vec<&Prepared> = images.iter().collect();
+        let question = engine.ask(&request(&["grad-eclip", "gradient-x-input"], None)).unwrap();
+        let grid = engine.grid(images[0].width, images[0].height).unwrap();
+        let from_pixels = engine.explain_pixels(&pixels, 2, grid, &question).unwrap();
+        let mut pending: Vec<_> = (0..3).map(|_| engine.submit(&images, &question).unwrap()).collect();
+        // In any order.
+        for i in [1, 0, 0] {
+            assert!(engine.collect(pending.remove(i), &question).unwrap() == from_pixels);
+        }
+        let other = Prepared { values: std::sync::Arc::new([[0.5; 256]; 3]), ..images[0].clone() };
+        assert!(engine.submit(&[images[0], &other], &question).is_err(), "bytes of one pass mean the same");
+    }
+}
+
 #[test]
 fn streams_are_what_a_watched_pass_sees_whatever_else_is_asked_for() {
-    use vitscope::image::{Prepared, Rect, Rgb8};
     let mut engine = open(&fixture("tiny_a"), Dtype::F32);
-    let (values, grid) = pixels(&engine, 2);
-    let (width, height) = (grid.width, grid.height);
-    let image = |values: &[f64]| Prepared {
-        pixels: values.iter().map(|&v| v as f32).collect(),
-        width,
-        height,
-        cropped: Rgb8::filled(width, height, [0; 3]),
-        region: Rect { left: 0.0, top: 0.0, width: width as f64, height: height as f64 },
-    };
-    let images: Vec<Prepared> = values.chunks(values.len() / 2).map(image).collect();
+    let images = pictures(&engine, 2);
     let images: Vec<&Prepared> = images.iter().collect();
     let question = engine.ask(&request(&[], Some(sae(1, &[], Tokens::All, Splice::Replace, Through::Exact)))).unwrap();
     let hooks = engine.hook_streams(&images, &question).unwrap();

@@ -7,8 +7,8 @@ mod common;
 use common::Rng;
 use vitscope::{
     backend::{
-        AttentionShape, Backend, Code, Epilogue, EpilogueReverse, Linear, Memory, Norm, PatchGrid, Plan, Rows,
-        ScoreKind, Tensor,
+        Arena, AttentionShape, Backend, Code, Epilogue, EpilogueReverse, Linear, Memory, Norm, PatchGrid, Picture,
+        Plan, Rows, ScoreKind, Tensor,
         cpu::{Cpu, CpuMemory},
     },
     model::{Edit, Splice, Through},
@@ -27,7 +27,7 @@ fn arena<const N: usize>(specs: [Spec<'_>; N], index: &[(&str, &[usize])]) -> (M
     let tensors = specs.map(|(name, shape, values)| {
         let t = m.tensor(name, shape).unwrap();
         if let Some(values) = values {
-            m.upload(t, values).unwrap();
+            m.constant(t, values).unwrap();
         }
         t
     });
@@ -46,17 +46,17 @@ fn layer_norm() {
     let forward = |x: &[f64]| {
         let (mut m, [y, s, x]) = arena([("y", &[n, d], None), ("s", &[n, 2], None), ("x", &[n, d], Some(x))], &[]);
         X.layer_norm(&mut m, y, s, x.rows(d), &norm, n).unwrap();
-        (m.download(y).unwrap(), m.download(s).unwrap())
+        (m.read(y).unwrap(), m.read(s).unwrap())
     };
     let stats = forward(&x).1;
     // Two targets over the same forward rows, the second added to what is there.
     let specs: [Spec<'_>; 4] =
         [("dx", &[2 * n, d], None), ("dy", &[2 * n, d], None), ("x", &[n, d], Some(&x)), ("s", &[n, 2], Some(&stats))];
     let (mut m, [dx, g, xt, s]) = arena(specs, &[]);
-    m.upload(g, &[dy.clone(), dy.clone()].concat()).unwrap();
+    m.constant(g, &[dy.clone(), dy.clone()].concat()).unwrap();
     X.fill(&mut m, dx, 1.0).unwrap();
     X.layer_norm_reverse(&mut m, dx, g, xt.rows(d), s, &norm, n, 2 * n, true).unwrap();
-    let dx: Vec<f64> = m.download(dx).unwrap().iter().map(|v| v - 1.0).collect();
+    let dx: Vec<f64> = m.read(dx).unwrap().iter().map(|v| v - 1.0).collect();
     assert_eq!(dx[..n * d], dx[n * d..]);
     derivative_matches("layer_norm", &x, &dx[..n * d], |x| dot(&forward(x).0, &dy));
 }
@@ -76,11 +76,11 @@ fn linear_with_every_epilogue() {
         let specs: [Spec<'_>; 3] = [("y", &[n, out], None), ("x", &[n, k], Some(x)), ("r", &[n, out], Some(&residual))];
         let (mut m, [y, x, r]) = arena(specs, &[]);
         X.linear(&mut m, y, x, &layer, epilogue(r), n).unwrap();
-        m.download(y).unwrap()
+        m.read(y).unwrap()
     };
     let (mut m, [dx, g]) = arena([("dx", &[n, k], None), ("dy", &[n, out], Some(&dy))], &[]);
     X.linear_reverse(&mut m, dx, g, &layer, EpilogueReverse::None, n).unwrap();
-    let dx = m.download(dx).unwrap();
+    let dx = m.read(dx).unwrap();
     derivative_matches("linear", &x, &dx, |x| dot(&forward(x, &|_| Epilogue::None), &dy));
     derivative_matches("linear + residual", &x, &dx, |x| dot(&forward(x, &|r| Epilogue::Residual(r.rows(out))), &dy));
 
@@ -92,12 +92,12 @@ fn linear_with_every_epilogue() {
         let act = |u: &[f64]| {
             let (mut m, [y, u]) = arena([("y", &[n, out], None), ("u", &[n, out], Some(u))], &[]);
             X.linear(&mut m, y, u, &eye, Epilogue::Activation(kind, None), n).unwrap();
-            m.download(y).unwrap()
+            m.read(y).unwrap()
         };
         let specs: [Spec<'_>; 3] = [("du", &[n, out], None), ("dy", &[n, out], Some(&dy)), ("u", &[n, out], Some(&u))];
         let (mut m, [du, g, ut]) = arena(specs, &[]);
         X.linear_reverse(&mut m, du, g, &eye, EpilogueReverse::Activation(kind, ut, n), n).unwrap();
-        derivative_matches(&format!("{kind:?}"), &u, &m.download(du).unwrap(), |u| dot(&act(u), &dy));
+        derivative_matches(&format!("{kind:?}"), &u, &m.read(du).unwrap(), |u| dot(&act(u), &dy));
     }
 }
 
@@ -114,7 +114,7 @@ fn attention_of_all_rows_and_of_cls_alone() {
                 [("o", &[b, queries, d], None), ("lse", &[b, queries, 2], None), ("qkv", &[b, t, 3 * d], Some(qkv))];
             let (mut m, [o, lse, qkv]) = arena(specs, &[]);
             X.attention(&mut m, o, lse, qkv, s).unwrap();
-            (m.download(o).unwrap(), m.download(lse).unwrap())
+            (m.read(o).unwrap(), m.read(lse).unwrap())
         };
         let lse = forward(&qkv).1;
         let specs: [Spec<'_>; 4] = [
@@ -125,7 +125,7 @@ fn attention_of_all_rows_and_of_cls_alone() {
         ];
         let (mut m, [dqkv, d_o, q, l]) = arena(specs, &[]);
         X.attention_reverse(&mut m, Some(dqkv), None, d_o, q, l, s, b).unwrap();
-        derivative_matches("attention", &qkv, &m.download(dqkv).unwrap(), |qkv| dot(&forward(qkv).0, &dy));
+        derivative_matches("attention", &qkv, &m.read(dqkv).unwrap(), |qkv| dot(&forward(qkv).0, &dy));
     }
 }
 
@@ -141,14 +141,14 @@ fn patch_embedding() {
         let specs: [Spec<'_>; 3] =
             [("x", &[b, t, d], None), ("p", &[b, t, row], None), ("pixels", &[b, 3, 5, 7], Some(pixels))];
         let (mut m, [x, patches, pixels]) = arena(specs, &[]);
-        X.patch_embed(&mut m, x, patches, pixels, &weight, &cls, &positions, b, grid).unwrap();
-        m.download(x).unwrap()
+        X.patch_embed(&mut m, x, patches, Picture::Pixels(pixels), &weight, &cls, &positions, b, grid).unwrap();
+        m.read(x).unwrap()
     };
     let specs: [Spec<'_>; 3] =
         [("dpixels", &[b, 3, 5, 7], None), ("dp", &[b, t, row], None), ("dx", &[b, t, d], Some(&dy))];
     let (mut m, [dpixels, dp, dx]) = arena(specs, &[]);
     X.patch_embed_reverse(&mut m, dpixels, dp, dx, &weight, b, grid).unwrap();
-    derivative_matches("patch_embed", &pixels, &m.download(dpixels).unwrap(), |p| dot(&forward(p), &dy));
+    derivative_matches("patch_embed", &pixels, &m.read(dpixels).unwrap(), |p| dot(&forward(p), &dy));
 }
 
 #[test]
@@ -158,10 +158,10 @@ fn mean_over_tokens() {
     let (x, dy) = (rng.normal(b * t * d), rng.normal(b * d));
     let (mut m, [dx, g]) = arena([("dx", &[b, t, d], None), ("dy", &[b, d], Some(&dy))], &[]);
     X.mean_tokens_reverse(&mut m, dx, g, b, t, d).unwrap();
-    derivative_matches("mean_tokens", &x, &m.download(dx).unwrap(), |x| {
+    derivative_matches("mean_tokens", &x, &m.read(dx).unwrap(), |x| {
         let (mut m, [y, x]) = arena([("y", &[b, d], None), ("x", &[b, t, d], Some(x))], &[]);
         X.mean_tokens(&mut m, y, x, b, t, d).unwrap();
-        dot(&m.download(y).unwrap(), &dy)
+        dot(&m.read(y).unwrap(), &dy)
     });
 }
 
@@ -181,7 +181,7 @@ fn scores() {
     let cosines = |embed: &[f64]| {
         let (mut m, [cos, embed]) = arena([("cos", &[b, q], None), ("embed", &[b, e], Some(embed))], &[]);
         X.cosine(&mut m, cos, embed, &texts, b, q, e).unwrap();
-        m.download(cos).unwrap()
+        m.read(cos).unwrap()
     };
     let cos = cosines(&embed);
     for kind in [ScoreKind::Cosine, ScoreKind::Logit, ScoreKind::Softmax] {
@@ -189,7 +189,7 @@ fn scores() {
             [("d", &[2 * b, e], None), ("embed", &[b, e], Some(&embed)), ("cos", &[b, q], Some(&cos))];
         let (mut m, [d, et, ct]) = arena(specs, &[]);
         X.score_reverse(&mut m, d, et, ct, &texts, kind, scale, 1, b, q, e, 2 * b).unwrap();
-        let d = m.download(d).unwrap();
+        let d = m.read(d).unwrap();
         for (i, target) in [1, 2].into_iter().enumerate() {
             derivative_matches(&format!("{kind:?}"), &embed, &d[i * b * e..][..b * e], |embed| {
                 let cos = cosines(embed);
@@ -267,7 +267,7 @@ fn encode(sae: &<Cpu<f64> as Backend>::Sae, x: &[f64], dy: &[f64], edits: &[Edit
 fn spliced(sae: &<Cpu<f64> as Backend>::Sae, coded: &mut Coded, splice: Splice) -> Vec<f64> {
     let Coded { m, code, x, y, .. } = coded;
     X.sae_splice(m, *y, *x, *code, sae, splice, &MASK, N).unwrap();
-    m.download(*y).unwrap()
+    m.read(*y).unwrap()
 }
 
 fn kinds() -> Vec<SaeActivation> {
@@ -311,7 +311,7 @@ fn sae_hook_and_latents_in_every_splice_and_through_mode() {
                         let Coded { m, code, x: xt, dx, dz, dy: dyt, .. } = &mut c;
                         X.sae_splice_reverse(m, *dx, *dz, *dyt, *xt, *code, &sae, splice, through, &MASK, N, N)
                             .unwrap();
-                        let (dx, dz) = (m.download(*dx).unwrap(), m.download(*dz).unwrap());
+                        let (dx, dz) = (m.read(*dx).unwrap(), m.read(*dz).unwrap());
                         // A detached error and a straight-through splice are derivatives of another function.
                         derivative_matches(&what, &x, &dx, |x| {
                             let mut c = encode(&sae, x, &dy, &edits);
@@ -323,15 +323,15 @@ fn sae_hook_and_latents_in_every_splice_and_through_mode() {
                                 _ => dot(&spliced(&sae, &mut c, splice), &dy),
                             }
                         });
-                        let edited = c.m.download(c.code.edited).unwrap();
-                        let index = c.m.download_indices(c.code.index).unwrap();
+                        let edited = c.m.read(c.code.edited).unwrap();
+                        let index = c.m.read_indices(c.code.index).unwrap();
                         let slots = c.code.slots;
                         let used = |i: usize| i % slots < index[i / slots * (slots + 1)] as usize;
                         let known: Vec<f64> =
                             edited.iter().enumerate().map(|(i, &v)| if used(i) { v } else { 0.0 }).collect();
                         derivative_matches(&format!("{what} latents"), &known, &dz, |z| {
                             let mut c = encode(&sae, &x, &dy, &edits);
-                            c.m.upload(c.code.edited, z).unwrap();
+                            c.m.constant(c.code.edited, z).unwrap();
                             dot(&spliced(&sae, &mut c, splice), &dy)
                         });
                         cases += 1;
@@ -354,8 +354,8 @@ fn sae_latent_score() {
             for id in 0..10 {
                 let score = |x: &[f64]| {
                     let mut c = encode(&sae, x, x, &[]);
-                    let (mut sum, z) = (0.0, c.m.download(c.code.z).unwrap());
-                    let (index, slots) = (c.m.download_indices(c.code.index).unwrap(), c.code.slots);
+                    let (mut sum, z) = (0.0, c.m.read(c.code.z).unwrap());
+                    let (index, slots) = (c.m.read_indices(c.code.index).unwrap(), c.code.slots);
                     for (row, index) in index.chunks(slots + 1).enumerate() {
                         for slot in 0..index[0] as usize {
                             if index[1 + slot] == id {
@@ -367,7 +367,7 @@ fn sae_latent_score() {
                 };
                 let mut c = encode(&sae, &x, &x, &[]);
                 X.sae_latent_reverse(&mut c.m, c.dx, c.x, c.code, &sae, id as usize, N).unwrap();
-                let dx = c.m.download(c.dx).unwrap();
+                let dx = c.m.read(c.dx).unwrap();
                 derivative_matches(&format!("{activation:?} {norm:?} latent {id}"), &x, &dx, score);
             }
         }
@@ -380,13 +380,13 @@ fn rows_of_a_wider_tensor_are_found() {
     let (mut m, [y, x, sum]) =
         arena([("y", &[2, 3], Some(&[0.0; 6])), ("x", &[4, 3], Some(&values)), ("sum", &[2, 3], None)], &[]);
     X.gather_rows(&mut m, y, x, &[3, 1], 3).unwrap();
-    assert_eq!(m.download(y).unwrap(), [9., 10., 11., 3., 4., 5.]);
+    assert_eq!(m.read(y).unwrap(), [9., 10., 11., 3., 4., 5.]);
     X.add_rows(&mut m, x, 6, y, 2, 3).unwrap();
-    assert_eq!(m.download(x).unwrap()[6..9], [9., 11., 13.]);
+    assert_eq!(m.read(x).unwrap()[6..9], [9., 11., 13.]);
     let eye = Linear { weight: X.matrix(3, 3, vec![1., 0., 0., 0., 1., 0., 0., 0., 1.]).unwrap(), bias: None };
     let residual = Rows { tensor: x, stride: 6 };
     X.linear(&mut m, sum, y, &eye, Epilogue::Residual(residual), 2).unwrap();
-    assert_eq!(m.download(sum).unwrap(), [18., 21., 24., 12., 15., 18.]);
+    assert_eq!(m.read(sum).unwrap(), [18., 21., 24., 12., 15., 18.]);
 }
 
 /// Checks `gradient` of `f` at `x` by 4-point central differences, element by element: the largest difference is under

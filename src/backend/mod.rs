@@ -8,11 +8,11 @@
 
 pub mod cpu;
 pub mod gpu;
+pub mod memory;
 pub mod plan;
 
-pub use plan::{Indices, Memory, Plan, Recorder, Rows, Tensor};
-
-use std::collections::BTreeMap;
+pub use memory::{Arena, Fetch, FetchIndices, Fetched, Indices, Input, Memory, Rows, Started, Tensor};
+pub use plan::{Plan, Recorder};
 
 use crate::{
     Result,
@@ -169,14 +169,27 @@ pub struct Code {
     pub slots: usize,
 }
 
-/// An arena that passes run in.
-pub trait Arena: Memory + Send {
-    /// Back to the start of the pass.
-    fn rewind(&mut self);
-
-    /// What was observed since the last call, by name.
-    fn take_watched(&mut self) -> BTreeMap<String, Vec<f64>>;
+/// What a patch embedding reads.
+#[derive(Debug)]
+pub enum Picture<'a, V> {
+    /// Normalised pixels (B,3,R,R).
+    Pixels(Tensor),
+    /// The picture's bytes.
+    Bytes {
+        /// (B,R,R,3) bytes, four to an index; of the last index some may be left over.
+        bytes: Indices,
+        /// (3,256): the normalised value of each byte.
+        table: &'a V,
+    },
 }
+
+impl<V> Clone for Picture<'_, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<V> Copy for Picture<'_, V> {}
 
 /// A backend that computes, beside the recorders that only pretend to.
 pub trait Device:
@@ -199,6 +212,14 @@ pub trait Device:
 
     /// `S` and `D` of an SAE.
     fn sae_sizes(&self, sae: &Self::Sae) -> (usize, usize);
+
+    /// Bytes that could still be allocated, where the device has memory of its own.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn free_bytes(&self) -> Result<Option<usize>> {
+        Ok(None)
+    }
 
     /// The kernels that ran so far, such as `gemm_forward=3`; a device without rungs has none.
     fn kernels_used(&self) -> Vec<String> {
@@ -244,7 +265,7 @@ pub trait Backend {
     /// Prepares an SAE.
     fn sae(&self, weights: &SaeWeights) -> Result<Self::Sae>;
 
-    /// `x` (B,T,D) = [cls; patches W^T] + positions, from pixels (B,3,R,R).
+    /// `x` (B,T,D) = [cls; patches W^T] + positions.
     ///
     /// `patches` (B,T,[`patch_row`](Backend::patch_row)) is scratch. `positions` is (T,D).
     fn patch_embed(
@@ -252,7 +273,7 @@ pub trait Backend {
         m: &mut Self::Memory,
         x: Tensor,
         patches: Tensor,
-        pixels: Tensor,
+        picture: Picture<'_, Self::Vector>,
         weight: &Self::Matrix,
         cls: &Self::Vector,
         positions: &Self::Vector,

@@ -2,100 +2,15 @@
 //! is first and last used. From that [`Plan`] cuts one arena, so the memory of a pass is known before it starts
 //! and nothing is allocated while it runs. The real pass asks for the same tensors in the same order.
 
-use super::{AttentionShape, Backend, Code, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Relevance, ScoreKind};
+use super::{
+    AttentionShape, Backend, Code, Epilogue, EpilogueReverse, Fetch, FetchIndices, Indices, Linear, Memory, Norm,
+    PatchGrid, Picture, Relevance, Rows, ScoreKind, Tensor,
+};
 use crate::{
     Error, Result,
     model::{Edit, Splice, Through},
     weights::SaeWeights,
 };
-
-/// A tensor of reals in the arena.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tensor {
-    id: u32,
-}
-
-/// A tensor of 32-bit indices in the arena.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Indices {
-    id: u32,
-}
-
-impl Tensor {
-    /// Position in the plan's list.
-    pub fn id(self) -> usize {
-        self.id as usize
-    }
-
-    /// Its rows, `width` values each.
-    pub fn rows(self, width: usize) -> Rows {
-        Rows { tensor: self, stride: width }
-    }
-}
-
-impl Indices {
-    /// Position in the plan's list.
-    pub fn id(self) -> usize {
-        self.id as usize
-    }
-}
-
-/// Rows of a tensor, `stride` values apart: with a stride of `T D` the CLS rows of (B,T,D).
-#[derive(Debug, Clone, Copy)]
-pub struct Rows {
-    /// The tensor.
-    pub tensor: Tensor,
-    /// Values from one row's start to the next.
-    pub stride: usize,
-}
-
-/// An arena, or the recording of one.
-pub trait Memory {
-    /// The next tensor of the pass, in the backend's storage type.
-    ///
-    /// # Errors
-    /// When the plan was made for another pass.
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
-
-    /// The next tensor of the pass, never of less than 32 bits a value: statistics, scores, maps, codes, pixels.
-    ///
-    /// # Errors
-    /// When the plan was made for another pass.
-    fn wide(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
-
-    /// The next tensor of indices of the pass.
-    ///
-    /// # Errors
-    /// When the plan was made for another pass.
-    fn indices(&mut self, name: &str, shape: &[usize]) -> Result<Indices>;
-
-    /// Copies values from the host.
-    ///
-    /// # Errors
-    /// When the length differs.
-    fn upload(&mut self, tensor: Tensor, values: &[f64]) -> Result<()>;
-
-    /// Copies values to the host. A recording answers zeros.
-    ///
-    /// # Errors
-    /// When the device fails.
-    fn download(&mut self, tensor: Tensor) -> Result<Vec<f64>>;
-
-    /// As [`Memory::download`].
-    ///
-    /// # Errors
-    /// When the device fails.
-    fn download_indices(&mut self, tensor: Indices) -> Result<Vec<u32>>;
-
-    /// Hands a tensor to whoever watches the pass (`verify`); nothing otherwise.
-    ///
-    /// # Errors
-    /// When the device fails.
-    fn observe(&mut self, name: &str, tensor: Tensor) -> Result<()>;
-
-    /// Whether anybody watches.
-    fn watched(&self) -> bool;
-}
 
 /// One tensor of a plan.
 #[derive(Debug, Clone)]
@@ -149,10 +64,25 @@ pub struct Plan {
     pub len: usize,
     /// Elements of the arena of indices.
     pub index_len: usize,
+    /// What the host gives each run.
+    pub input: Option<PlannedInput>,
+    /// What the host gets of each run, in order.
+    pub fetched: Vec<Tensor>,
+    /// The same of indices.
+    pub fetched_indices: Vec<Indices>,
+}
+
+/// Where a run's input goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlannedInput {
+    /// Values.
+    Values(Tensor),
+    /// Bytes.
+    Bytes(Indices),
 }
 
 impl Plan {
-    /// Records `pass` and cuts the arena for it.
+    /// Records `pass` and cuts the arena for it; what the pass answers comes beside it.
     ///
     /// # Errors
     /// Those of `pass`.
@@ -160,13 +90,17 @@ impl Plan {
         backend: &B,
         watched: bool,
         pass: impl FnOnce(&Recorder<'_, B>, &mut Recording) -> Result<R>,
-    ) -> Result<Plan> {
+    ) -> Result<(Plan, R)> {
         let mut recording = Recording { watched, wide_units: backend.wide_units(), ..Recording::default() };
-        pass(&Recorder { backend }, &mut recording)?;
-        let Recording { mut tensors, mut indices, .. } = recording;
-        let len = place(&mut tensors);
-        let index_len = place(&mut indices);
-        Ok(Plan { tensors, indices, len, index_len })
+        let answer = pass(&Recorder { backend }, &mut recording)?;
+        let mut plan = recording.plan;
+        plan.cut();
+        Ok((plan, answer))
+    }
+
+    fn cut(&mut self) {
+        self.len = place(&mut self.tensors);
+        self.index_len = place(&mut self.indices);
     }
 
     /// A plan of tensors that all live from the first operation to the last, for tests of single operations.
@@ -176,10 +110,9 @@ impl Plan {
                 |&(name, shape): &(&str, &[usize])| TensorSpec { first: 0, ..Recording::spec(name, shape, false, 1) };
             list.iter().map(spec).collect()
         };
-        let (mut tensors, mut indices) = (specs(tensors), specs(indices));
-        let len = place(&mut tensors);
-        let index_len = place(&mut indices);
-        Plan { tensors, indices, len, index_len }
+        let mut plan = Plan { tensors: specs(tensors), indices: specs(indices), ..Plan::default() };
+        plan.cut();
+        plan
     }
 
     /// Bytes of the arena with reals of `real` bytes.
@@ -222,8 +155,7 @@ fn place(specs: &mut [TensorSpec]) -> usize {
 /// What a [`Recorder`] writes down.
 #[derive(Debug, Default)]
 pub struct Recording {
-    tensors: Vec<TensorSpec>,
-    indices: Vec<TensorSpec>,
+    plan: Plan,
     clock: usize,
     watched: bool,
     wide_units: usize,
@@ -236,8 +168,8 @@ impl Recording {
     }
 
     fn push(&mut self, name: &str, shape: &[usize], wide: bool) -> Result<Tensor> {
-        self.tensors.push(Self::spec(name, shape, wide, if wide { self.wide_units } else { 1 }));
-        Ok(Tensor { id: self.tensors.len() as u32 - 1 })
+        self.plan.tensors.push(Self::spec(name, shape, wide, if wide { self.wide_units } else { 1 }));
+        Ok(Tensor::new(self.plan.tensors.len() - 1))
     }
 
     /// One operation that uses these tensors.
@@ -248,8 +180,8 @@ impl Recording {
             spec.first = spec.first.min(clock);
             spec.last = clock;
         };
-        tensors.iter().for_each(|t| live(&mut self.tensors[t.id()]));
-        indices.iter().for_each(|t| live(&mut self.indices[t.id()]));
+        tensors.iter().for_each(|t| live(&mut self.plan.tensors[t.id()]));
+        indices.iter().for_each(|t| live(&mut self.plan.indices[t.id()]));
         Ok(())
     }
 }
@@ -264,22 +196,34 @@ impl Memory for Recording {
     }
 
     fn indices(&mut self, name: &str, shape: &[usize]) -> Result<Indices> {
-        self.indices.push(Self::spec(name, shape, false, 1));
-        Ok(Indices { id: self.indices.len() as u32 - 1 })
+        self.plan.indices.push(Self::spec(name, shape, false, 1));
+        Ok(Indices::new(self.plan.indices.len() - 1))
     }
 
-    fn upload(&mut self, tensor: Tensor, _: &[f64]) -> Result<()> {
+    fn input(&mut self, tensor: Tensor) -> Result<()> {
+        self.plan.input = Some(PlannedInput::Values(tensor));
         self.touch(&[tensor], &[])
     }
 
-    fn download(&mut self, tensor: Tensor) -> Result<Vec<f64>> {
-        self.touch(&[tensor], &[])?;
-        Ok(vec![0.0; self.tensors[tensor.id()].len()])
+    fn input_bytes(&mut self, bytes: Indices) -> Result<()> {
+        self.plan.input = Some(PlannedInput::Bytes(bytes));
+        self.touch(&[], &[bytes])
     }
 
-    fn download_indices(&mut self, tensor: Indices) -> Result<Vec<u32>> {
+    fn constant(&mut self, tensor: Tensor, _: &[f64]) -> Result<()> {
+        self.touch(&[tensor], &[])
+    }
+
+    fn fetch(&mut self, tensor: Tensor) -> Result<Fetch> {
+        self.touch(&[tensor], &[])?;
+        self.plan.fetched.push(tensor);
+        Ok(Fetch::new(self.plan.fetched.len() - 1))
+    }
+
+    fn fetch_indices(&mut self, tensor: Indices) -> Result<FetchIndices> {
         self.touch(&[], &[tensor])?;
-        Ok(vec![0; self.indices[tensor.id()].len()])
+        self.plan.fetched_indices.push(tensor);
+        Ok(FetchIndices::new(self.plan.fetched_indices.len() - 1))
     }
 
     fn observe(&mut self, _: &str, tensor: Tensor) -> Result<()> {
@@ -297,12 +241,14 @@ pub struct Cursor {
     plan: Plan,
     next: usize,
     next_index: usize,
+    fetches: usize,
+    index_fetches: usize,
 }
 
 impl Cursor {
     /// At the start of `plan`.
     pub fn new(plan: Plan) -> Self {
-        Cursor { plan, next: 0, next_index: 0 }
+        Cursor { plan, next: 0, next_index: 0, fetches: 0, index_fetches: 0 }
     }
 
     /// The plan.
@@ -312,8 +258,7 @@ impl Cursor {
 
     /// Back to the start, for another run of the same pass.
     pub fn rewind(&mut self) {
-        self.next = 0;
-        self.next_index = 0;
+        (self.next, self.next_index, self.fetches, self.index_fetches) = (0, 0, 0, 0);
     }
 
     /// The next tensor, wide or not, which must be the one that was planned.
@@ -323,7 +268,7 @@ impl Cursor {
     pub fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         check(self.plan.tensors.get(self.next), name, shape)?;
         self.next += 1;
-        Ok(Tensor { id: self.next as u32 - 1 })
+        Ok(Tensor::new(self.next - 1))
     }
 
     /// The next tensor of indices, which must be the one that was planned.
@@ -333,7 +278,43 @@ impl Cursor {
     pub fn indices(&mut self, name: &str, shape: &[usize]) -> Result<Indices> {
         check(self.plan.indices.get(self.next_index), name, shape)?;
         self.next_index += 1;
-        Ok(Indices { id: self.next_index as u32 - 1 })
+        Ok(Indices::new(self.next_index - 1))
+    }
+
+    /// Checks that the host's input goes where it was planned to go.
+    ///
+    /// # Errors
+    /// When the pass differs from the recorded one.
+    pub fn input(&self, input: PlannedInput) -> Result<()> {
+        if self.plan.input == Some(input) { Ok(()) } else { Err(Error::Plan { tensor: "input".into(), planned: None }) }
+    }
+
+    /// The next tensor that is handed over, which must be the one that was planned.
+    ///
+    /// # Errors
+    /// When the pass differs from the recorded one.
+    pub fn fetch(&mut self, tensor: Tensor) -> Result<Fetch> {
+        let name = |tensor: Tensor| self.plan.tensors[tensor.id()].name.clone();
+        let planned = self.plan.fetched.get(self.fetches).copied();
+        if planned != Some(tensor) {
+            return Err(Error::Plan { tensor: name(tensor), planned: planned.map(name) });
+        }
+        self.fetches += 1;
+        Ok(Fetch::new(self.fetches - 1))
+    }
+
+    /// As [`Cursor::fetch`].
+    ///
+    /// # Errors
+    /// As [`Cursor::fetch`].
+    pub fn fetch_indices(&mut self, tensor: Indices) -> Result<FetchIndices> {
+        let name = |tensor: Indices| self.plan.indices[tensor.id()].name.clone();
+        let planned = self.plan.fetched_indices.get(self.index_fetches).copied();
+        if planned != Some(tensor) {
+            return Err(Error::Plan { tensor: name(tensor), planned: planned.map(name) });
+        }
+        self.index_fetches += 1;
+        Ok(FetchIndices::new(self.index_fetches - 1))
     }
 }
 
@@ -449,9 +430,25 @@ impl<B: Backend> Backend for Recorder<'_, B> {
         m.touch(&used, &[])
     }
 
+    fn patch_embed(
+        &self,
+        m: &mut Recording,
+        x: Tensor,
+        patches: Tensor,
+        picture: Picture<'_, B::Vector>,
+        _: &B::Matrix,
+        _: &B::Vector,
+        _: &B::Vector,
+        _: usize,
+        _: PatchGrid,
+    ) -> Result<()> {
+        match picture {
+            Picture::Pixels(pixels) => m.touch(&[x, patches, pixels], &[]),
+            Picture::Bytes { bytes, .. } => m.touch(&[x, patches], &[bytes]),
+        }
+    }
+
     note! {
-        fn patch_embed(x: Tensor, patches: Tensor, pixels: Tensor, weight: &B::Matrix, cls: &B::Vector,
-            positions: &B::Vector, batch: usize, grid: PatchGrid) => [x, patches, pixels];
         fn patch_embed_reverse(dpixels: Tensor, dpatches: Tensor, dx: Tensor, weight: &B::Matrix, batch: usize,
             grid: PatchGrid) => [dpixels, dpatches, dx];
         fn layer_norm(y: Tensor, stats: Tensor, x: Rows, norm: &Norm<B::Vector>, n: usize) => [y, stats, x.tensor];
@@ -520,11 +517,11 @@ mod tests {
             let narrow = recording.tensor("x", &[3, 16]).unwrap();
             let wide = recording.wide("stats", &[3, 16]).unwrap();
             recording.touch(&[narrow, wide], &[]).unwrap();
-            assert_eq!(recording.tensors.len(), 2 * (step + 1));
+            assert_eq!(recording.plan.tensors.len(), 2 * (step + 1));
         }
         // Both of a step live together, and those of the second step take their places.
-        assert_eq!(place(&mut recording.tensors), 3 * 16 * (1 + 2));
-        assert_eq!(recording.tensors[1].range().len(), 3 * 16 * 2);
+        assert_eq!(place(&mut recording.plan.tensors), 3 * 16 * (1 + 2));
+        assert_eq!(recording.plan.tensors[1].range().len(), 3 * 16 * 2);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::io::{self, Write};
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
+use vitscope::engine::Progress;
+
 use super::args::Verbosity;
 
 /// The two streams of one run.
@@ -41,11 +43,27 @@ impl Console {
 
     /// The same console with a progress bar over `length` kernels to compile.
     pub fn with_kernels(&self, length: usize) -> Self {
+        Console { bar: self.kernels(length), ..*self }
+    }
+
+    fn kernels(&self, length: usize) -> ProgressBar {
         let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(length as u64) };
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} kernels compiled") {
             bar.set_style(style);
         }
-        Console { bar, ..*self }
+        bar
+    }
+
+    /// Shows how far the compilation of kernels is, where there is anything to compile.
+    pub fn compiling(&self) -> Progress {
+        let bar = self.kernels(0);
+        Progress::new(move |done, total| {
+            bar.set_length(total as u64);
+            bar.inc(1);
+            if done == total {
+                bar.finish_and_clear();
+            }
+        })
     }
 
     /// The same console with a progress bar over training steps of `tokens` tokens, of which `done` are done.

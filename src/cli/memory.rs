@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use vitscope::{
     Result,
     backend::PatchGrid,
-    engine::{Engine, Question, Request},
+    engine::{Engine, PassBytes, Question, Request},
 };
 
 use super::{
@@ -38,6 +38,24 @@ fn field(path: &str, name: &str) -> Option<usize> {
     Some(kib * 1024)
 }
 
+/// Memory that a pass may take.
+struct Room {
+    host: usize,
+    /// Where the device has memory of its own.
+    device: Option<usize>,
+}
+
+impl Room {
+    /// What a pass takes of it, at most 1 where it fits.
+    fn share(&self, pass: PassBytes) -> f64 {
+        let share = |taken: usize, room: usize| taken as f64 / room.max(1) as f64;
+        match self.device {
+            None => share(pass.arena + pass.host, self.host),
+            Some(device) => share(pass.arena, device).max(share(pass.host, self.host)),
+        }
+    }
+}
+
 /// The largest batch for each grid.
 pub struct Batches {
     asked: BatchSize,
@@ -66,28 +84,31 @@ impl Batches {
         if let Some(&limit) = self.known.get(&(grid.rows, grid.cols)) {
             return Ok(limit);
         }
-        let room = available().unwrap_or(ASSUMED) / 2;
         let mut limit = match self.asked {
             BatchSize::Of(n) => n.min(self.most.max(1)),
             BatchSize::Auto => BatchSize::MOST.min(self.most.max(1)),
         };
-        let mut arena = engine.arena_bytes(limit, grid, question)?;
-        while self.asked == BatchSize::Auto && limit > 1 && arena > room {
+        let mut pass = engine.pass_bytes(limit, grid, question)?;
+        // Asked when the weights are on the device.
+        let room = Room { host: available().unwrap_or(ASSUMED), device: engine.free_bytes()? };
+        while self.asked == BatchSize::Auto && limit > 1 && room.share(pass) > 0.5 {
             limit /= 2;
-            arena = engine.arena_bytes(limit, grid, question)?;
+            pass = engine.pass_bytes(limit, grid, question)?;
         }
         let weights =
             engine.weight_bytes(question) + request.sae.as_ref().map_or(0, |sae| engine.sae_bytes(&sae.weights));
+        let device = room.device.map_or(String::new(), |free| format!(", {} free on the device", bytes(free)));
         console.detail(&format!(
-            "{}x{} patches, batch {limit}: {} of weights and {} of arena predicted, {} available",
+            "{}x{} patches, batch {limit}: {} of weights, {} of arena and {} of pictures predicted, {} available{device}",
             grid.rows,
             grid.cols,
             bytes(weights),
-            bytes(arena),
+            bytes(pass.arena),
+            bytes(pass.host),
             available().map_or("an unknown amount".into(), bytes),
         ));
-        if arena > 2 * room {
-            console.warn(&format!("a pass needs {}, but only {} are available", bytes(arena), bytes(2 * room)));
+        if room.share(pass) > 1.0 {
+            console.warn(&format!("a pass needs {} of arena, more than there is", bytes(pass.arena)));
         }
         self.known.insert((grid.rows, grid.cols), limit);
         Ok(limit)

@@ -39,8 +39,8 @@ pub fn open(args: &ModelArgs, console: &Console) -> anyhow::Result<Engine> {
     if let Source::Hub(id) = &source {
         super::download::fetch(id, console)?;
     }
-    let (kernels, seed) = (args.kernels.forced(), args.seed);
-    let options = Options { device: args.device, dtype: args.dtype, kernels, seed, ..Options::default() };
+    let (kernels, seed, progress) = (args.kernels.forced(), args.seed, console.compiling());
+    let options = Options { device: args.device, dtype: args.dtype, kernels, seed, progress, ..Options::default() };
     let engine = Engine::open(&source, &options)?;
     console.detail(&format!(
         "model {}, {} on {} ({})",

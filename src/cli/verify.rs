@@ -34,7 +34,8 @@ pub struct VerifyArgs {
 /// Verifies all fixtures; an error when one tensor is outside its bound.
 pub fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<ExitCode> {
     let kernels = args.kernels.forced();
-    let options = Options { device: args.device, dtype: args.dtype, kernels, ..Options::default() };
+    let progress = console.compiling();
+    let options = Options { device: args.device, dtype: args.dtype, kernels, progress, ..Options::default() };
     let dtype = args.dtype.on(args.device.choose(args.dtype).0)?;
     let fixtures = files(&args.fixtures)?;
     let (mut rows, mut lines) = (Vec::new(), Vec::new());

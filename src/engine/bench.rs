@@ -1,12 +1,17 @@
-//! Whole passes on random pixels, timed.
+//! Whole passes on random pictures, timed.
 
-use std::time::Instant;
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
-use rand::SeedableRng;
+use rand::{RngCore, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
 use super::{Engine, Question, Request};
-use crate::{Error, Result, model::NamedMethod, text::Template};
+use crate::{
+    Error, Result,
+    image::{Prepared, Rect, Rgb8},
+    model::NamedMethod,
+    text::Template,
+};
 
 /// What a benchmark times.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,7 +83,8 @@ impl Engine {
         self.ask_embedded(&request, Question::unit_rows(&values, width))
     }
 
-    /// Times `repeat` passes over the same random pixels, after `warm` untimed ones.
+    /// Times `repeat` passes over the same random pictures, after `warm` untimed ones. The next pass is on the device while
+    /// the host takes the results of the last, as in a run over many images.
     ///
     /// # Errors
     /// Those of the device; [`Error::Verification`] if a pass gives something that is no number.
@@ -88,24 +94,42 @@ impl Engine {
             BenchPass::Method(method) => vec![method.clone()],
         };
         let question = self.ask_random(methods, 1, seed)?;
-        let side = self.checkpoint.config.vision.image_size;
-        let grid = self.grid(side, side)?;
-        let (height, width) = (grid.height, grid.width);
-        let rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-        let pixels: Vec<f64> = StandardNormal.sample_iter(rng).take(batch * 3 * height * width).collect();
+        let images = self.random_pictures(batch, seed);
+        let images: Vec<&Prepared> = images.iter().collect();
         let mut seconds = Vec::with_capacity(repeat);
+        let mut out = VecDeque::from([self.submit(&images, &question)?]);
+        let mut last = Instant::now();
         for round in 0..warm + repeat {
-            let start = Instant::now();
-            let explanations = self.explain_pixels(&pixels, batch, grid, &question)?;
+            out.push_back(self.submit(&images, &question)?);
+            let Some(oldest) = out.pop_front() else { break };
+            let explanations = self.collect(oldest, &question)?;
             if round >= warm {
-                seconds.push(start.elapsed().as_secs_f64());
+                seconds.push(last.elapsed().as_secs_f64());
             }
+            last = Instant::now();
             let scores = explanations.iter().flat_map(|e| &e.result.scores);
             let maps = explanations.iter().flat_map(|e| &e.result.maps).flat_map(|map| &map.exact);
             if !scores.chain(maps).all(|v| v.is_finite()) {
                 return Err(Error::Verification(format!("{pass}: not a number among the results")));
             }
         }
+        for rest in out {
+            self.collect(rest, &question)?;
+        }
         Ok(Timed { seconds, batch })
+    }
+
+    /// Prepared pictures of random bytes.
+    fn random_pictures(&self, count: usize, seed: u64) -> Vec<Prepared> {
+        let side = self.checkpoint.config.vision.image_size;
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let values = Arc::new(self.preprocess.values());
+        let region = Rect { left: 0.0, top: 0.0, width: side as f64, height: side as f64 };
+        let mut picture = || {
+            let mut cropped = Rgb8::filled(side, side, [0; 3]);
+            rng.fill_bytes(&mut cropped.data);
+            Prepared { width: side, height: side, cropped, values: values.clone(), region }
+        };
+        (0..count).map(|_| picture()).collect()
     }
 }

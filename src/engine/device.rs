@@ -216,8 +216,8 @@ pub fn open(device: Device, dtype: Dtype, options: &Options) -> Result<Box<dyn R
 pub fn open_gpu(device: Device, dtype: Dtype, options: &Options, counts: bool) -> Result<Arc<Gpu>> {
     let opening = || {
         let cache = options.kernel_cache.clone().map_or_else(cache_folder, Ok)?;
-        let (name, forced) = (device.to_string(), options.kernels.clone());
-        Ok(open::Opening { name, storage: dtype.storage()?, forced, cache })
+        let (name, forced, progress) = (device.to_string(), options.kernels.clone(), options.progress.clone());
+        Ok(open::Opening { name, storage: dtype.storage()?, forced, cache, progress })
     };
     match device {
         Device::Cpu | Device::Auto => Err(Error::usage(

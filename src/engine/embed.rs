@@ -1,10 +1,14 @@
 //! Image embeddings, the residual stream on the way to them, and what becomes of them when the stream is changed.
 
-use super::{Engine, explain::pixel_values, runner::Reconstructed};
+use super::{
+    Engine,
+    explain::Batch,
+    runner::{Pictures, Reconstructed},
+};
 pub use crate::model::embed::Embedded as EmbeddedImages;
 use crate::{
     Error, Result,
-    backend::PatchGrid,
+    backend::{Input, PatchGrid},
     image::Prepared,
     model::embed::{EmbedJob, Start},
     weights::SaeWeights,
@@ -31,17 +35,15 @@ impl Engine {
     }
 
     fn forward(&mut self, images: &[&Prepared], hooks: &[usize], embeddings: bool) -> Result<EmbeddedImages> {
-        let Some(first) = images.first() else { return Ok(EmbeddedImages::default()) };
-        if let Some(other) = images.iter().find(|i| (i.width, i.height) != (first.width, first.height)) {
-            let sizes = (first.width, first.height, other.width, other.height);
-            return Err(Error::usage(format!("images of one pass differ in size: {sizes:?}")));
+        if images.is_empty() {
+            return Ok(EmbeddedImages::default());
         }
-        let (grid, layers) = (self.grid(first.width, first.height)?, self.layers());
+        let (Batch { pictures, bytes, count, grid }, layers) = (self.batch(images)?, self.layers());
         if !hooks.is_sorted_by(|a, b| a < b) || hooks.last().is_some_and(|&last| last >= layers) {
             return Err(Error::usage(format!("blocks {hooks:?} are not some of 0 to {} in order", layers - 1)));
         }
-        let job = EmbedJob { batch: images.len(), grid, start: Start::Pixels, hooks: hooks.to_vec(), embeddings };
-        self.runner()?.embed_images(&job, &pixel_values(images))
+        let job = EmbedJob { batch: count, grid, start: Start::Pictures, hooks: hooks.to_vec(), embeddings };
+        self.runner()?.embed_images(&job, &pictures, Input::Bytes(&bytes))
     }
 
     /// Embeddings (B,E), not normalised, of images whose stream (B,T,D) after block `layer` is given.
@@ -53,7 +55,7 @@ impl Engine {
             return Err(Error::usage(format!("no block {layer}: the model has {}", self.layers())));
         }
         let job = EmbedJob { batch, grid, start: Start::After(layer), hooks: Vec::new(), embeddings: true };
-        Ok(self.runner()?.embed_images(&job, stream)?.embeddings)
+        Ok(self.runner()?.embed_images(&job, &Pictures::Pixels, Input::Values(stream))?.embeddings)
     }
 
     /// Puts SAEs on the device for [`Engine::reconstruct`], in place of any other.

@@ -1,23 +1,18 @@
 //! The answer for each image of a batch.
 
-use std::collections::BTreeSet;
-
 use rayon::prelude::*;
 
 use super::{
     Engine, Question,
     latents::ImageLatents,
     pixels::{self, PixelInput},
-    runner::JobOutput,
+    runner::{Job, JobOutput, Pictures, Ticket},
 };
 use crate::{
     Error, Result,
-    backend::PatchGrid,
+    backend::{Input, PatchGrid},
     image::Prepared,
-    model::{
-        Method,
-        pass::{MapKey, VariantOutput},
-    },
+    model::{Method, pass::VariantOutput},
 };
 
 /// A heatmap of one image for one text by one method.
@@ -42,7 +37,7 @@ pub struct MapValues {
 }
 
 /// One run over an image: with or without the edits.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Pictured {
     /// (Q): the score of each text.
     pub scores: Vec<f64>,
@@ -53,12 +48,34 @@ pub struct Pictured {
 }
 
 /// The answer for one image.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Explanation {
     /// The run that was asked for.
     pub result: Pictured,
     /// With edits: the same splice without them.
     pub baseline: Option<Pictured>,
+}
+
+/// Images that were given to the device.
+#[derive(Debug)]
+pub struct Pending {
+    ticket: Ticket,
+    /// Their normalised pixels (B,3,R,R), where a method looks at them.
+    values: Vec<f64>,
+    batch: usize,
+    grid: PatchGrid,
+}
+
+/// Images of one size, as a pass takes them.
+pub(super) struct Batch {
+    /// How they come.
+    pub pictures: Pictures,
+    /// (B,R,R,3).
+    pub bytes: Vec<u8>,
+    /// `B`.
+    pub count: usize,
+    /// The patches.
+    pub grid: PatchGrid,
 }
 
 impl Engine {
@@ -80,10 +97,35 @@ impl Engine {
     /// # Errors
     /// Those of the device.
     pub fn explain(&mut self, images: &[&Prepared], question: &Question) -> Result<Vec<Explanation>> {
-        let Some(first) = images.first() else { return Ok(Vec::new()) };
-        let grid = self.grid(first.width, first.height)?;
-        let values = pixel_values(images);
-        self.explain_pixels(&values, images.len(), grid, question)
+        if images.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pending = self.submit(images, question)?;
+        self.collect(pending, question)
+    }
+
+    /// Gives the device prepared images, which must all have one size. A GPU computes while the caller goes on; two batches
+    /// at a time keep it busy.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn submit(&mut self, images: &[&Prepared], question: &Question) -> Result<Pending> {
+        let Batch { pictures, bytes, count, grid } = self.batch(images)?;
+        let job = Job { pictures, ..question.direct_job(count, grid)? };
+        // Some methods look at the pixels themselves.
+        let values = if question.reads_pixels() { pixel_values(images) } else { Vec::new() };
+        let ticket = self.runner()?.submit(&job, Input::Bytes(&bytes))?;
+        Ok(Pending { ticket, values, batch: count, grid })
+    }
+
+    /// The explanations of the images that were submitted, when they are there.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn collect(&mut self, pending: Pending, question: &Question) -> Result<Vec<Explanation>> {
+        let Pending { ticket, values, batch, grid } = pending;
+        let output = self.runner()?.collect(ticket)?;
+        self.finish(&output, &values, batch, grid, question)
     }
 
     /// Explains normalised pixels (B,3,R,R).
@@ -97,11 +139,32 @@ impl Engine {
         grid: PatchGrid,
         question: &Question,
     ) -> Result<Vec<Explanation>> {
-        let direct = question.methods.iter().filter(|(m, _)| pixels::is_direct(m.method));
-        let keys: BTreeSet<MapKey> = direct.map(|(_, key)| *key).collect();
-        let job = question.job(batch, grid, keys.into_iter().collect(), question.latents)?;
-        let output = self.runner()?.run(&job, values)?;
+        let job = question.direct_job(batch, grid)?;
+        let output = self.runner()?.run(&job, Input::Values(values))?;
         self.finish(&output, values, batch, grid, question)
+    }
+
+    /// The bytes of prepared images.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for none, and for images that differ in size or in what their bytes mean.
+    pub(super) fn batch(&self, images: &[&Prepared]) -> Result<Batch> {
+        let Some(first) = images.first() else { return Err(Error::usage("a pass needs an image")) };
+        for other in images {
+            if (other.width, other.height) != (first.width, first.height) {
+                let sizes = (first.width, first.height, other.width, other.height);
+                return Err(Error::usage(format!("images of one pass differ in size: {sizes:?}")));
+            }
+            if other.values != first.values {
+                return Err(Error::usage("images of one pass differ in how they are normalised"));
+            }
+        }
+        Ok(Batch {
+            pictures: Pictures::Bytes(first.values.clone()),
+            bytes: images.iter().flat_map(|image| &image.cropped.data).copied().collect(),
+            count: images.len(),
+            grid: self.grid(first.width, first.height)?,
+        })
     }
 
     /// Turns a pass's output into explanations, running the passes that path methods still need.
@@ -132,8 +195,8 @@ impl Engine {
 }
 
 /// Normalised pixels (B,3,R,R) in double precision.
-pub(super) fn pixel_values(images: &[&Prepared]) -> Vec<f64> {
-    images.iter().flat_map(|image| image.pixels.iter().map(|&v| f64::from(v))).collect()
+fn pixel_values(images: &[&Prepared]) -> Vec<f64> {
+    images.iter().flat_map(|image| image.pixels()).map(f64::from).collect()
 }
 
 /// The part of image `b` in a variant's output.

@@ -1,7 +1,7 @@
 //! The residual stream at the hook, before and after the splice.
 
-use super::{Engine, Question, explain::pixel_values};
-use crate::{Error, Result, image::Prepared};
+use super::{Engine, Question, explain::Batch, runner::Job};
+use crate::{Error, Result, backend::Input, image::Prepared};
 
 /// The stream of one image at the hooked block's output.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,15 +22,14 @@ impl Engine {
     /// # Errors
     /// [`Error::Usage`] for a question without an SAE; those of the device.
     pub fn hook_streams(&mut self, images: &[&Prepared], question: &Question) -> Result<Vec<HookStreams>> {
-        let (Some(first), Some(splice)) = (images.first(), &question.splice) else {
-            return Err(Error::usage("a stream at the hook needs an image and an SAE"));
+        let Some(splice) = &question.splice else {
+            return Err(Error::usage("a stream at the hook needs an SAE"));
         };
-        let grid = self.grid(first.width, first.height)?;
+        let Batch { pictures, bytes, count, grid } = self.batch(images)?;
         let scope = splice.tokens.mask(grid.tokens())?;
-        let mut job = question.job(images.len(), grid, Vec::new(), false)?;
-        job.watched = true;
+        let job = Job { pictures, watched: true, ..question.job(count, grid, Vec::new(), false)? };
         let names = (format!("block.{}.x", splice.layer), "sae.x");
-        let watched = self.runner()?.run(&job, &pixel_values(images))?.watched;
+        let watched = self.runner()?.run(&job, Input::Bytes(&bytes))?.watched;
         let tensor = |name: &str| {
             let missing = || Error::Plan { tensor: name.to_owned(), planned: None };
             watched.get(name).ok_or_else(missing)

@@ -3,7 +3,7 @@
 use crate::model::pass::Latents;
 
 /// The sparse code of one image.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ImageLatents {
     /// For each token (CLS first) its latents.
     pub tokens: Vec<Vec<TokenLatent>>,

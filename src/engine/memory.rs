@@ -3,27 +3,41 @@
 use super::{Engine, Question, pixels};
 use crate::{Result, backend::PatchGrid, model::pass::MapKey, weights::SaeWeights};
 
+/// What a pass takes beside the weights, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassBytes {
+    /// The arena, in the device's memory.
+    pub arena: usize,
+    /// Pictures and gradients of pixels, in the host's.
+    pub host: usize,
+}
+
 impl Engine {
-    /// Bytes of the arena that explaining `batch` images on `grid` needs: the largest of its passes.
+    /// What explaining `batch` images on `grid` takes: the largest of its passes.
     ///
     /// # Errors
     /// Those of the recorded pass.
-    pub fn arena_bytes(&mut self, batch: usize, grid: PatchGrid, question: &Question) -> Result<usize> {
-        let direct = question.methods.iter().filter(|(named, _)| pixels::is_direct(named.method));
-        let mut keys: Vec<MapKey> = direct.map(|(_, key)| *key).collect();
-        keys.sort();
-        keys.dedup();
-        let mut jobs = vec![question.job(batch, grid, keys, question.latents)?];
+    pub fn pass_bytes(&mut self, batch: usize, grid: PatchGrid, question: &Question) -> Result<PassBytes> {
+        let mut jobs = vec![question.direct_job(batch, grid)?];
         if question.methods.iter().any(|(named, _)| !pixels::is_direct(named.method)) {
             jobs.push(question.job(batch, grid, vec![MapKey::Pixels], false)?);
         }
         let runner = self.runner()?;
-        let bytes = jobs.iter().map(|job| runner.arena_bytes(job)).collect::<Result<Vec<_>>>()?;
-        // The host holds the pixels, and what comes back of their gradient, in double precision.
-        let host = 3 * batch * grid.height * grid.width * size_of::<f64>();
+        let arenas = jobs.iter().map(|job| runner.arena_bytes(job)).collect::<Result<Vec<_>>>()?;
         let gradients =
             if question.methods.iter().any(|(_, key)| *key == MapKey::Pixels) { question.targets() } else { 0 };
-        Ok(bytes.into_iter().max().unwrap_or(0) + host * (1 + gradients))
+        let reals = gradients + usize::from(question.reads_pixels());
+        // Pixels that are looked at, and what comes back of their gradient, are held in double precision.
+        let host = 3 * batch * grid.height * grid.width * (size_of::<u8>() + reals * size_of::<f64>());
+        Ok(PassBytes { arena: arenas.into_iter().max().unwrap_or(0), host })
+    }
+
+    /// Bytes that the device could still allocate, where it has memory of its own.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn free_bytes(&mut self) -> Result<Option<usize>> {
+        self.runner()?.free_bytes()
     }
 
     /// Bytes of the image tower's weights as the device holds them for `question`: a reverse needs the matrices of the

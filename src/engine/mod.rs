@@ -19,12 +19,14 @@ pub use bench::{BenchPass, Timed};
 pub use bench_kernels::{KernelBench, KernelReport, bench_kernels};
 pub use device::{AskedDtype, Device, Dtype};
 pub use embed::EmbeddedImages;
-pub use explain::{Explanation, MapValues, Pictured};
+pub use explain::{Explanation, MapValues, Pending, Pictured};
 pub use hook::HookStreams;
 pub use latents::{ImageLatents, LatentUse, TokenLatent, latent_uses};
+pub use memory::PassBytes;
 pub use request::{Options, Question, Request, SaeRequest};
 pub use verify::{Compared, Verified, verify};
 
+pub use crate::backend::gpu::open::Progress;
 use crate::{
     Result,
     backend::gpu::registry::Forced,

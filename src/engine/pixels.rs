@@ -6,7 +6,7 @@ use rand_distr::{Distribution, StandardNormal};
 use super::{Engine, Question};
 use crate::{
     Result,
-    backend::PatchGrid,
+    backend::{Input, PatchGrid},
     model::{
         Method,
         pass::{MapKey, VariantOutput},
@@ -16,7 +16,7 @@ use crate::{
 /// A batch of normalised pixels.
 #[derive(Debug, Clone, Copy)]
 pub struct PixelInput<'a> {
-    /// (B,3,R,R).
+    /// (B,3,R,R); empty where no method looks at them.
     pub values: &'a [f64],
     /// `B`.
     pub batch: usize,
@@ -106,7 +106,7 @@ fn gradients(
     values: &[f64],
 ) -> Result<Vec<VariantOutput>> {
     let job = question.job(input.batch, input.grid, vec![MapKey::Pixels], false)?;
-    Ok(engine.runner()?.run(&job, values)?.variants)
+    Ok(engine.runner()?.run(&job, Input::Values(values))?.variants)
 }
 
 /// Adds `weight` times the pixel gradients to each variant's sum.
@@ -134,7 +134,7 @@ fn integrated_gradients(
         accumulate(&mut sums, &outputs, weight);
     }
     let job = question.job(input.batch, input.grid, Vec::new(), false)?;
-    let start = engine.runner()?.run(&job, &vec![0.0; input.values.len()])?.variants;
+    let start = engine.runner()?.run(&job, Input::Values(&vec![0.0; input.values.len()]))?.variants;
     let (targets, batch) = (question.targets(), input.batch);
     Ok(sums
         .iter()

@@ -1,14 +1,17 @@
 //! Requests: what is asked, checked against the model once, before anything runs.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use super::{
-    AskedDtype, Device, Engine,
-    runner::{Job, JobObjective, JobSplice},
+    AskedDtype, Device, Engine, pixels,
+    runner::{Job, JobObjective, JobSplice, Pictures},
 };
 use crate::{
     Error, Result,
-    backend::{PatchGrid, ScoreKind, gpu::registry::Forced},
+    backend::{
+        PatchGrid, ScoreKind,
+        gpu::{open::Progress, registry::Forced},
+    },
     model::{Edit, Method, NamedMethod, Score, Splice, Through, Tokens, pass::MapKey, resolve_layer},
     text::Template,
     weights::SaeWeights,
@@ -25,6 +28,8 @@ pub struct Options {
     pub kernels: Forced,
     /// Where compiled kernels are kept; [`cache_folder`](crate::backend::gpu::jit::cache_folder) when absent.
     pub kernel_cache: Option<PathBuf>,
+    /// Who is told while kernels are compiled.
+    pub progress: Progress,
     /// Seed of random weights.
     pub seed: u64,
 }
@@ -114,7 +119,23 @@ impl Question {
         self.splice.as_ref().is_some_and(|s| !s.edits.is_empty())
     }
 
-    /// The pass for `batch` images on `grid` that makes `keys`.
+    /// Whether a method looks at the normalised pixels themselves, beside what the pass makes of them.
+    pub fn reads_pixels(&self) -> bool {
+        let reads = |method| matches!(method, Method::GradientXInput) || !pixels::is_direct(method);
+        self.methods.iter().any(|(named, _)| reads(named.method))
+    }
+
+    /// The pass for `batch` images on `grid` that makes all maps but those of path methods.
+    ///
+    /// # Errors
+    /// As [`Question::job`].
+    pub fn direct_job(&self, batch: usize, grid: PatchGrid) -> Result<Job> {
+        let direct = self.methods.iter().filter(|(named, _)| pixels::is_direct(named.method));
+        let keys: BTreeSet<MapKey> = direct.map(|(_, key)| *key).collect();
+        self.job(batch, grid, keys.into_iter().collect(), self.latents)
+    }
+
+    /// The pass for `batch` images on `grid`, as normalised pixels, that makes `keys`.
     ///
     /// # Errors
     /// A patch of `--tokens` that the grid does not have.
@@ -139,6 +160,7 @@ impl Question {
         Ok(Job {
             batch,
             grid,
+            pictures: Pictures::Pixels,
             objective,
             texts: self.embeddings.clone(),
             keys,

@@ -1,17 +1,22 @@
 //! A device with a model on it. [`Runner`] hides which backend it is.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
-    Result,
-    backend::{Arena, Backend, Device, Memory, PatchGrid, Plan, ScoreKind},
+    Error, Result,
+    backend::{Arena, Backend, Device, Fetch, Input, Memory, PatchGrid, Plan, ScoreKind, Started},
+    image::ByteValues,
     model::{
         Edit, Splice, Through,
         clip::{Text, Vision},
-        embed::{EmbedJob, Embedded, embed_images},
+        embed::{EmbedFetch, EmbedJob, Embedded, embed_images},
         head::Texts,
         interpolate_positions,
-        pass::{Latents, MapKey, Model, Objective, VariantOutput, embed_texts},
+        output::{Latents, LatentsFetch, VariantFetch, VariantOutput},
+        pass::{MapKey, Model, Objective, embed_texts, text_tokens},
         splice::Splicing,
     },
     weights::{ClipCheckpoint, SaeWeights},
@@ -39,13 +44,24 @@ pub struct JobSplice {
     pub mask: Vec<bool>,
 }
 
-/// One pass, without its pixels.
+/// How pictures come.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Pictures {
+    /// As normalised pixels (B,3,R,R).
+    Pixels,
+    /// As bytes (B,R,R,3); the normalised value of each byte, by channel, is known.
+    Bytes(Arc<ByteValues>),
+}
+
+/// One pass, without its pictures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
     /// `B`.
     pub batch: usize,
     /// The patches.
     pub grid: PatchGrid,
+    /// How the pictures come.
+    pub pictures: Pictures,
     /// What is explained.
     pub objective: JobObjective,
     /// (Q,E), rows of length 1.
@@ -80,6 +96,10 @@ pub struct Reconstructed {
     pub stream: Vec<f64>,
 }
 
+/// A job that was submitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
 /// A device with a model on it.
 pub trait Runner: Send {
     /// Unnormalised embeddings (Q,E) of token ids (Q,context), each read at its `pooled` position.
@@ -100,16 +120,16 @@ pub trait Runner: Send {
     /// Those of the device.
     fn load_saes(&mut self, weights: &[&SaeWeights]) -> Result<()>;
 
-    /// Embeds images, or reads their streams.
+    /// Embeds images, or reads their streams. The input is pictures or a stream, as the job says.
     ///
     /// # Errors
     /// Those of the device.
-    fn embed_images(&mut self, job: &EmbedJob, values: &[f64]) -> Result<Embedded>;
+    fn embed_images(&mut self, job: &EmbedJob, pictures: &Pictures, input: Input<'_>) -> Result<Embedded>;
 
     /// Puts the stream (T,D) of one image through SAE number `sae`; `mask` (T) tells the tokens in scope.
     ///
     /// # Errors
-    /// Those of the device; [`crate::Error::Usage`] for an SAE that is not loaded.
+    /// Those of the device; [`Error::Usage`] for an SAE that is not loaded.
     fn reconstruct(&mut self, sae: usize, stream: &[f64], mask: &[bool]) -> Result<Reconstructed>;
 
     /// Bytes of the arena that `job` needs.
@@ -118,14 +138,35 @@ pub trait Runner: Send {
     /// Those of the recorded pass.
     fn arena_bytes(&mut self, job: &Job) -> Result<usize>;
 
-    /// Runs a job on normalised pixels (B,3,R,R).
+    /// Gives the device a job on pictures. A GPU computes while the caller goes on.
     ///
     /// # Errors
     /// Those of the device.
-    fn run(&mut self, job: &Job, pixels: &[f64]) -> Result<JobOutput>;
+    fn submit(&mut self, job: &Job, input: Input<'_>) -> Result<Ticket>;
+
+    /// What a job gave, when it is done.
+    ///
+    /// # Errors
+    /// Those of the device; [`Error::Usage`] for a ticket that was collected.
+    fn collect(&mut self, ticket: Ticket) -> Result<JobOutput>;
+
+    /// Submits a job and waits for it.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn run(&mut self, job: &Job, input: Input<'_>) -> Result<JobOutput> {
+        let ticket = self.submit(job, input)?;
+        self.collect(ticket)
+    }
 
     /// Bytes that a weight matrix (n,k) takes on the device, with or without its reverse.
     fn matrix_bytes(&self, n: usize, k: usize, reverse: bool) -> usize;
+
+    /// Bytes that the device could still allocate, where it has memory of its own.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn free_bytes(&self) -> Result<Option<usize>>;
 
     /// `exp(logit_scale)` of the loaded model.
     fn logit_scale(&self) -> f64;
@@ -139,190 +180,302 @@ pub struct DeviceRunner<D: Device> {
     device: D,
     vision: Option<Vision<D::Matrix, D::Vector>>,
     saes: Vec<D::Sae>,
-    /// The arena of the last pass, and that pass: those of one kind follow each other.
-    memory: Option<(Pass, D::Memory)>,
+    /// The last pass with its arena: those of one kind follow each other.
+    slot: Slot<D>,
+    issued: u64,
+    /// What was waited for and not yet collected.
+    done: BTreeMap<Ticket, JobOutput>,
 }
 
-/// What an arena was cut for.
-#[derive(PartialEq)]
-enum Pass {
-    Job(Box<Job>),
-    Embed(EmbedJob),
+/// The pass that holds the arena.
+enum Slot<D: Device> {
+    Empty,
+    Job(Box<JobPass<D>>),
+    Embed(Box<EmbedPass<D>>),
+}
+
+/// A job's arena, what lives as long as it does, and the runs that are out.
+struct JobPass<D: Device> {
+    job: Job,
+    inputs: Inputs<D::Vector>,
+    texts: Texts<D::Vector>,
+    memory: D::Memory,
+    promised: Vec<VariantFetch>,
+    out: VecDeque<Ticket>,
+}
+
+/// A job before it has an arena.
+struct PlannedJob<V> {
+    inputs: Inputs<V>,
+    texts: Texts<V>,
+    plan: Plan,
+    promised: Vec<VariantFetch>,
+}
+
+/// An embedding's arena.
+struct EmbedPass<D: Device> {
+    job: EmbedJob,
+    pictures: Pictures,
+    inputs: Inputs<D::Vector>,
+    memory: D::Memory,
+    promised: EmbedFetch,
+}
+
+/// What the patch embedding needs beside its weights.
+struct Inputs<V> {
+    /// (T,D): the trained positions for the grid.
+    positions: V,
+    /// (3,256), see [`Pictures::Bytes`].
+    table: Option<V>,
+}
+
+impl<V> Inputs<V> {
+    fn new<B: Backend<Vector = V>>(
+        backend: &B,
+        vision: &Vision<B::Matrix, V>,
+        grid: PatchGrid,
+        pictures: &Pictures,
+    ) -> Result<Self> {
+        let (side, width) = (vision.config.grid(), vision.tower().width);
+        let positions = interpolate_positions(&vision.positions, side, width, grid.rows, grid.cols);
+        let table = match pictures {
+            Pictures::Pixels => None,
+            Pictures::Bytes(values) => {
+                let values: Vec<f64> = values.as_flattened().iter().map(|&v| f64::from(v)).collect();
+                Some(backend.vector(values.into_iter())?)
+            }
+        };
+        Ok(Inputs { positions: backend.vector(positions.into_iter())?, table })
+    }
 }
 
 impl<D: Device> DeviceRunner<D> {
     /// Without a model.
     pub fn new(device: D) -> Self {
-        DeviceRunner { device, vision: None, saes: Vec::new(), memory: None }
-    }
-}
-
-/// What a job needs beside the backend: everything that borrows.
-struct Parts<'a, B: Backend> {
-    vision: &'a Vision<B::Matrix, B::Vector>,
-    sae: Option<&'a B::Sae>,
-    latents: usize,
-    positions: B::Vector,
-    texts: Texts<B::Vector>,
-}
-
-/// The trained positions for a grid.
-fn positions<B: Backend>(backend: &B, vision: &Vision<B::Matrix, B::Vector>, grid: PatchGrid) -> Result<B::Vector> {
-    let (side, width) = (vision.config.grid(), vision.tower().width);
-    backend.vector(interpolate_positions(&vision.positions, side, width, grid.rows, grid.cols).into_iter())
-}
-
-impl<'a, B: Device> Parts<'a, B> {
-    fn new(
-        backend: &B,
-        vision: &'a Option<Vision<B::Matrix, B::Vector>>,
-        saes: &'a [B::Sae],
-        job: &Job,
-    ) -> Result<Self> {
-        let (vision, sae) = (loaded(vision)?, saes.first());
-        Ok(Parts {
-            vision,
-            sae,
-            latents: sae.map_or(0, |sae| backend.sae_sizes(sae).0),
-            positions: positions(backend, vision, job.grid)?,
-            texts: Texts {
-                embeddings: backend.vector(job.texts.iter().copied())?,
-                count: job.texts.len() / vision.embed,
-            },
-        })
+        let (saes, done) = Default::default();
+        DeviceRunner { device, vision: None, saes, slot: Slot::Empty, issued: 0, done }
     }
 
-    /// The pass over any backend that shares this one's weights: the device itself, or its recorder.
-    fn model<'b, X>(&'b self, job: &'b Job, keys: &'b std::collections::BTreeSet<MapKey>) -> Model<'b, X>
-    where
-        X: Backend<Matrix = B::Matrix, Vector = B::Vector, Sae = B::Sae>,
-    {
-        Model {
-            vision: self.vision,
-            positions: &self.positions,
-            batch: job.batch,
-            grid: job.grid,
-            objective: match job.objective {
-                JobObjective::Texts(kind) => Objective::Texts { texts: &self.texts, kind },
-                JobObjective::Latent(id) => Objective::Latent(id),
-            },
-            splicing: job.splice.as_ref().zip(self.sae).map(|(splice, sae)| Splicing {
-                sae,
-                latents: self.latents,
-                layer: splice.layer,
-                splice: splice.splice,
-                through: splice.through,
-                mask: splice.mask.clone(),
-            }),
-            keys,
-            latents: job.latents,
+    /// Waits for everything that is out and gives the arena back.
+    fn clear(&mut self) -> Result<()> {
+        if let Slot::Job(mut pass) = std::mem::replace(&mut self.slot, Slot::Empty) {
+            while let Some((ticket, output)) = pass.collect()? {
+                self.done.insert(ticket, output);
+            }
         }
+        Ok(())
     }
 
-    fn plan(&self, backend: &B, job: &Job) -> Result<Plan> {
-        let (height, width) = (job.grid.height, job.grid.width);
-        let pixels = vec![0.0; job.batch * 3 * height * width];
+    /// The job with its texts and inputs on the device, and the plan of its pass.
+    fn plan(&self, job: &Job) -> Result<PlannedJob<D::Vector>> {
+        let vision = loaded(&self.vision)?;
+        let inputs = Inputs::new(&self.device, vision, job.grid, &job.pictures)?;
+        let embeddings = self.device.vector(job.texts.iter().copied())?;
+        let texts = Texts { embeddings, count: job.texts.len() / vision.embed };
         let keys = job.keys.iter().copied().collect();
-        let variants: Vec<&[Edit]> = job.variants.iter().map(Vec::as_slice).collect();
-        Plan::record(backend, job.watched, |recorder, recording| {
-            self.model(job, &keys).run(recorder, recording, &pixels, &variants)
-        })
+        let (plan, promised) = Plan::record(&self.device, job.watched, |recorder, recording| {
+            let sae = self.saes.first().map(|sae| (sae, self.device.sae_sizes(sae).0));
+            model(vision, sae, job, &inputs, &texts, &keys).run(recorder, recording, &edits(job))
+        })?;
+        Ok(PlannedJob { inputs, texts, plan, promised })
+    }
+}
+
+impl<D: Device> JobPass<D> {
+    /// The oldest run that is out, when it is done.
+    fn collect(&mut self) -> Result<Option<(Ticket, JobOutput)>> {
+        let Some(ticket) = self.out.pop_front() else { return Ok(None) };
+        let mut fetched = self.memory.collect()?;
+        let variants = self.promised.iter().map(|variant| variant.values(&mut fetched)).collect();
+        Ok(Some((ticket, JobOutput { variants, watched: self.memory.take_watched() })))
+    }
+}
+
+fn edits(job: &Job) -> Vec<&[Edit]> {
+    job.variants.iter().map(Vec::as_slice).collect()
+}
+
+/// The pass over any backend that shares these weights: the device itself, or its recorder.
+fn model<'a, X: Backend>(
+    vision: &'a Vision<X::Matrix, X::Vector>,
+    sae: Option<(&'a X::Sae, usize)>,
+    job: &Job,
+    inputs: &'a Inputs<X::Vector>,
+    texts: &'a Texts<X::Vector>,
+    keys: &'a BTreeSet<MapKey>,
+) -> Model<'a, X> {
+    Model {
+        vision,
+        positions: &inputs.positions,
+        table: inputs.table.as_ref(),
+        batch: job.batch,
+        grid: job.grid,
+        objective: match job.objective {
+            JobObjective::Texts(kind) => Objective::Texts { texts, kind },
+            JobObjective::Latent(id) => Objective::Latent(id),
+        },
+        splicing: job.splice.as_ref().zip(sae).map(|(splice, (sae, latents))| Splicing {
+            sae,
+            latents,
+            layer: splice.layer,
+            splice: splice.splice,
+            through: splice.through,
+            mask: splice.mask.clone(),
+        }),
+        keys,
+        latents: job.latents,
     }
 }
 
 fn loaded<V>(vision: &Option<V>) -> Result<&V> {
-    vision.as_ref().ok_or_else(|| crate::Error::usage("no model is loaded"))
+    vision.as_ref().ok_or_else(|| Error::usage("no model is loaded"))
 }
 
-/// One image's stream (T,D) through an SAE of `sizes` S and D.
+/// The input, one image's stream (T,D), through an SAE of `sizes` S and D.
 fn reconstruct<X: Backend>(
     x: &X,
     m: &mut X::Memory,
     sae: &X::Sae,
     (latents, width): (usize, usize),
-    values: &[f64],
     mask: &[bool],
-) -> Result<Reconstructed> {
+) -> Result<(LatentsFetch, Fetch)> {
     let stream = m.tensor("stream", &[1, mask.len(), width])?;
-    m.upload(stream, values)?;
+    m.input(stream)?;
     let (splice, through) = (Splice::Replace, Through::Exact);
     let splicing = Splicing { sae, latents, layer: 0, splice, through, mask: mask.to_vec() };
     let tape = splicing.forward(x, m, stream, &[], 1, mask.len(), width, "")?;
-    let latents = Latents::download::<X>(m, tape.code)?;
-    Ok(Reconstructed { latents, stream: m.download(tape.out)? })
+    Ok((LatentsFetch::new(m, tape.code)?, m.fetch(tape.out)?))
+}
+
+/// Starts a run in `memory`, and issues the pass where the arena does not remember it.
+fn launch<M: Arena, R>(memory: &mut M, input: Input<'_>, issue: impl FnOnce(&mut M) -> Result<R>) -> Result<()> {
+    if memory.start(input)? == Started::Issue {
+        issue(memory)?;
+        memory.issued()?;
+    }
+    Ok(())
 }
 
 impl<D: Device> Runner for DeviceRunner<D> {
     fn embed_texts(&mut self, checkpoint: &ClipCheckpoint, ids: &[Vec<u32>], pooled: &[usize]) -> Result<Vec<f64>> {
-        let text = Text::load(&self.device, checkpoint)?;
+        let (device, text) = (&self.device, Text::load(&self.device, checkpoint)?);
         let mut embeddings = Vec::new();
         // Texts at a time: enough to fill the products, few enough for a small arena.
         for (ids, pooled) in ids.chunks(32).zip(pooled.chunks(32)) {
-            let plan = Plan::record(&self.device, false, |x, m| embed_texts(x, m, &text, ids, pooled))?;
-            let mut memory = self.device.arena(plan, false)?;
-            embeddings.extend(embed_texts(&self.device, &mut memory, &text, ids, pooled)?);
+            let tokens = text_tokens(&text, ids, pooled)?;
+            let (plan, promised) = Plan::record(device, false, |x, m| embed_texts(x, m, &text, pooled))?;
+            let mut memory = device.arena(plan, false)?;
+            launch(&mut memory, Input::Values(&tokens), |m| embed_texts(device, m, &text, pooled))?;
+            embeddings.extend(memory.collect()?.take(promised));
         }
         Ok(embeddings)
     }
 
     fn load_vision(&mut self, checkpoint: &ClipCheckpoint) -> Result<()> {
-        self.memory = None;
+        self.clear()?;
         self.vision = Some(Vision::load(&self.device, checkpoint)?);
         Ok(())
     }
 
     fn load_saes(&mut self, weights: &[&SaeWeights]) -> Result<()> {
-        (self.memory, self.saes) = (None, Vec::new());
+        self.clear()?;
+        self.saes = Vec::new();
         self.saes = weights.iter().map(|weights| self.device.sae(weights)).collect::<Result<_>>()?;
         Ok(())
     }
 
-    fn embed_images(&mut self, job: &EmbedJob, values: &[f64]) -> Result<Embedded> {
+    fn embed_images(&mut self, job: &EmbedJob, pictures: &Pictures, input: Input<'_>) -> Result<Embedded> {
+        let fits = matches!(&self.slot, Slot::Embed(pass) if pass.job == *job && pass.pictures == *pictures);
+        if !fits {
+            self.clear()?;
+            let (device, vision) = (&self.device, loaded(&self.vision)?);
+            let inputs = Inputs::new(device, vision, job.grid, pictures)?;
+            let (plan, promised) = Plan::record(device, false, |x, m| {
+                embed_images(x, m, vision, &inputs.positions, inputs.table.as_ref(), job)
+            })?;
+            let memory = device.arena(plan, false)?;
+            let (job, pictures) = (job.clone(), pictures.clone());
+            self.slot = Slot::Embed(Box::new(EmbedPass { job, pictures, inputs, memory, promised }));
+        }
         let (device, vision) = (&self.device, loaded(&self.vision)?);
-        let positions = positions(device, vision, job.grid)?;
-        let mut memory = match self.memory.take() {
-            Some((Pass::Embed(last), memory)) if last == *job => memory,
-            _ => {
-                let plan = Plan::record(device, false, |x, m| embed_images(x, m, vision, &positions, job, values))?;
-                device.arena(plan, false)?
-            }
+        // An arena in which something failed is not used again.
+        let Slot::Embed(mut pass) = std::mem::replace(&mut self.slot, Slot::Empty) else {
+            return Err(Error::usage("no pass was prepared"));
         };
-        memory.rewind();
-        let embedded = embed_images(device, &mut memory, vision, &positions, job, values)?;
-        self.memory = Some((Pass::Embed(job.clone()), memory));
+        let EmbedPass { inputs, memory, .. } = &mut *pass;
+        launch(memory, input, |m| {
+            device.enter(|| embed_images(device, m, vision, &inputs.positions, inputs.table.as_ref(), job))
+        })?;
+        let embedded = pass.promised.values(&mut pass.memory.collect()?);
+        self.slot = Slot::Embed(pass);
         Ok(embedded)
     }
 
     fn reconstruct(&mut self, sae: usize, stream: &[f64], mask: &[bool]) -> Result<Reconstructed> {
-        let sae = self.saes.get(sae).ok_or_else(|| crate::Error::usage(format!("no SAE number {sae} is loaded")))?;
-        let sizes = self.device.sae_sizes(sae);
-        let plan = Plan::record(&self.device, false, |x, m| reconstruct(x, m, sae, sizes, stream, mask))?;
-        reconstruct(&self.device, &mut self.device.arena(plan, false)?, sae, sizes, stream, mask)
+        let (device, saes) = (&self.device, &self.saes);
+        let sae = saes.get(sae).ok_or_else(|| Error::usage(format!("no SAE number {sae} is loaded")))?;
+        let sizes = device.sae_sizes(sae);
+        let (plan, (code, out)) = Plan::record(device, false, |x, m| reconstruct(x, m, sae, sizes, mask))?;
+        let mut memory = device.arena(plan, false)?;
+        launch(&mut memory, Input::Values(stream), |m| reconstruct(device, m, sae, sizes, mask))?;
+        let mut fetched = memory.collect()?;
+        Ok(Reconstructed { latents: code.values(&mut fetched), stream: fetched.take(out) })
     }
 
     fn arena_bytes(&mut self, job: &Job) -> Result<usize> {
-        let parts = Parts::new(&self.device, &self.vision, &self.saes, job)?;
-        Ok(parts.plan(&self.device, job)?.bytes(self.device.storage_bytes()))
+        Ok(self.plan(job)?.plan.bytes(self.device.storage_bytes()))
     }
 
-    fn run(&mut self, job: &Job, pixels: &[f64]) -> Result<JobOutput> {
-        let parts = Parts::new(&self.device, &self.vision, &self.saes, job)?;
-        let mut memory = match self.memory.take() {
-            Some((Pass::Job(last), memory)) if *last == *job => memory,
-            _ => self.device.arena(parts.plan(&self.device, job)?, job.watched)?,
+    fn submit(&mut self, job: &Job, input: Input<'_>) -> Result<Ticket> {
+        if !matches!(&self.slot, Slot::Job(pass) if pass.job == *job) {
+            self.clear()?;
+            let PlannedJob { inputs, texts, plan, promised } = self.plan(job)?;
+            let memory = self.device.arena(plan, job.watched)?;
+            let out = VecDeque::new();
+            self.slot = Slot::Job(Box::new(JobPass { job: job.clone(), inputs, texts, memory, promised, out }));
+        }
+        // An arena in which something failed is not used again.
+        let Slot::Job(mut pass) = std::mem::replace(&mut self.slot, Slot::Empty) else {
+            return Err(Error::usage("no pass was prepared"));
         };
-        memory.rewind();
+        if pass.out.len() == pass.memory.lanes() {
+            self.done.extend(pass.collect()?);
+        }
+        let (device, vision) = (&self.device, loaded(&self.vision)?);
+        let sae = self.saes.first().map(|sae| (sae, device.sae_sizes(sae).0));
         let keys = job.keys.iter().copied().collect();
-        let variants: Vec<&[Edit]> = job.variants.iter().map(Vec::as_slice).collect();
-        let model = parts.model::<D>(job, &keys);
-        let outputs = self.device.enter(|| model.run(&self.device, &mut memory, pixels, &variants))?;
-        let watched = memory.take_watched();
-        self.memory = Some((Pass::Job(Box::new(job.clone())), memory));
-        Ok(JobOutput { variants: outputs, watched })
+        let JobPass { inputs, texts, memory, .. } = &mut *pass;
+        let model = model::<D>(vision, sae, job, inputs, texts, &keys);
+        launch(memory, input, |m| device.enter(|| model.run(device, m, &edits(job))))?;
+        self.issued += 1;
+        let ticket = Ticket(self.issued);
+        pass.out.push_back(ticket);
+        self.slot = Slot::Job(pass);
+        Ok(ticket)
+    }
+
+    fn collect(&mut self, ticket: Ticket) -> Result<JobOutput> {
+        loop {
+            if let Some(output) = self.done.remove(&ticket) {
+                return Ok(output);
+            }
+            let collected = match &mut self.slot {
+                Slot::Job(pass) => pass.collect()?,
+                Slot::Empty | Slot::Embed(_) => None,
+            };
+            let Some((oldest, output)) = collected else {
+                return Err(Error::usage("this job was collected before, or never submitted"));
+            };
+            self.done.insert(oldest, output);
+        }
     }
 
     fn matrix_bytes(&self, n: usize, k: usize, reverse: bool) -> usize {
         self.device.matrix_bytes(n, k, reverse)
+    }
+
+    fn free_bytes(&self) -> Result<Option<usize>> {
+        self.device.free_bytes()
     }
 
     fn logit_scale(&self) -> f64 {

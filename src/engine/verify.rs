@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::{Dtype, Engine, Explanation, Options, Question, Request, SaeRequest, pixels::is_direct};
 use crate::{
     Error, Result,
+    backend::Input,
     model::{NamedMethod, Tokens, pass::MapKey},
     numerics::{Difference, Tolerance, ratio},
     text::Template,
@@ -170,7 +171,7 @@ pub fn verify(path: &Path, options: &Options) -> Result<Verified> {
     keys.insert(MapKey::Pixels);
     let mut job = question.job(batch, grid, keys.into_iter().collect(), question.splice.is_some())?;
     job.watched = true;
-    let output = engine.runner()?.run(&job, &pixels)?;
+    let output = engine.runner()?.run(&job, Input::Values(&pixels))?;
     let explanations = engine.finish(&output, &pixels, batch, grid, &question)?;
     tensors_of(&explanations, &question, &mut ours);
     let heads = engine.checkpoint.config.vision.tower.heads;

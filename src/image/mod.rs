@@ -21,6 +21,6 @@ pub use colormap::Colormap;
 pub use decode::{DecodeOptions, Rgb8, decode, decode_bytes};
 pub use figure::{encode_png, render_overlay, side_by_side, write_png};
 pub use overlay::{OverlayOptions, Scale, blend};
-pub use preprocess::{CLIP_MEAN, CLIP_STD, CropRule, Geometry, Prepared, Preprocess, Rect, ResizeRule};
+pub use preprocess::{ByteValues, CLIP_MEAN, CLIP_STD, CropRule, Geometry, Prepared, Preprocess, Rect, ResizeRule};
 pub use resize::{Filter, PassOrder, Window, resize, resize_window};
 pub use upsample::{Axis, Upsample, upsample};

@@ -1,6 +1,8 @@
 //! A picture to the model's input: resize, centre crop, rescale, normalise, exactly as the image processor of Hugging
 //! Face's CLIP (its PIL variant) or open_clip's evaluation transform.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::decode::Rgb8;
@@ -98,19 +100,33 @@ pub struct Geometry {
     pub region: Rect,
 }
 
-/// A picture as the model takes it.
+/// The normalised value of each byte, by channel.
+pub type ByteValues = [[f32; 256]; 3];
+
+/// A picture as the model takes it: its bytes, and what they mean.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prepared {
-    /// Normalised values, `(3, height, width)`.
-    pub pixels: Vec<f32>,
     /// Columns.
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// The same picture before rescaling and normalising.
+    /// The picture before rescaling and normalising.
     pub cropped: Rgb8,
+    /// What rescaling and normalising make of each byte.
+    pub values: Arc<ByteValues>,
     /// The part of the original picture that it shows.
     pub region: Rect,
+}
+
+impl Prepared {
+    /// Normalised values, `(3, height, width)`.
+    pub fn pixels(&self) -> Vec<f32> {
+        let mut pixels = Vec::with_capacity(self.cropped.data.len());
+        for (c, values) in self.values.iter().enumerate() {
+            pixels.extend(self.cropped.data.iter().skip(c).step_by(3).map(|&v| values[usize::from(v)]));
+        }
+        pixels
+    }
 }
 
 impl Preprocess {
@@ -195,25 +211,16 @@ impl Preprocess {
             padded.paste(&inner, pad_left, pad_top);
             padded
         };
-        Ok(Prepared { pixels: self.normalise(&cropped), width, height, cropped, region })
+        Ok(Prepared { width, height, cropped, values: Arc::new(self.values()), region })
     }
 
     /// What becomes of each byte, by channel: the byte times the factor in double precision, rounded to f32, then minus
     /// the mean and divided by the standard deviation in f32.
-    pub fn values(&self) -> [[f32; 256]; 3] {
+    pub fn values(&self) -> ByteValues {
         std::array::from_fn(|c| {
             let (mean, std) = (self.mean[c] as f32, self.std[c] as f32);
             std::array::from_fn(|v| ((v as f64 * self.rescale) as f32 - mean) / std)
         })
-    }
-
-    /// `(3, height, width)` from `(height, width, 3)`.
-    fn normalise(&self, picture: &Rgb8) -> Vec<f32> {
-        let mut pixels = Vec::with_capacity(picture.data.len());
-        for (c, values) in self.values().iter().enumerate() {
-            pixels.extend(picture.data[c..].iter().step_by(3).map(|&v| values[usize::from(v)]));
-        }
-        pixels
     }
 }
 

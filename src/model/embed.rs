@@ -3,14 +3,14 @@
 use super::{clip::Vision, forward, head};
 use crate::{
     Result,
-    backend::{AttentionShape, Backend, Memory, PatchGrid},
+    backend::{AttentionShape, Backend, Fetch, Fetched, Memory, PatchGrid},
 };
 
 /// What a forward starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// Normalised pixels (B,3,R,R).
-    Pixels,
+    /// Pictures.
+    Pictures,
     /// The stream (B,T,D) after this block.
     After(usize),
 }
@@ -22,6 +22,23 @@ pub struct Embedded {
     pub streams: Vec<Vec<f64>>,
     /// (B,E), not normalised; empty where they are not wanted.
     pub embeddings: Vec<f64>,
+}
+
+/// What a forward will give.
+#[derive(Debug, Clone)]
+pub struct EmbedFetch {
+    streams: Vec<Fetch>,
+    embeddings: Option<Fetch>,
+}
+
+impl EmbedFetch {
+    /// What it gave.
+    pub fn values(&self, fetched: &mut Fetched) -> Embedded {
+        Embedded {
+            streams: self.streams.iter().map(|&stream| fetched.take(stream)).collect(),
+            embeddings: self.embeddings.map(|embeddings| fetched.take(embeddings)).unwrap_or_default(),
+        }
+    }
 }
 
 /// What a forward is for.
@@ -39,7 +56,7 @@ pub struct EmbedJob {
     pub embeddings: bool,
 }
 
-/// The forward of `values`, pixels or a stream.
+/// The forward of the run's input: pictures ([`forward::input`]) or a stream.
 ///
 /// # Errors
 /// Those of the device.
@@ -48,21 +65,20 @@ pub fn embed_images<X: Backend>(
     m: &mut X::Memory,
     vision: &Vision<X::Matrix, X::Vector>,
     positions: &X::Vector,
+    table: Option<&X::Vector>,
     job: &EmbedJob,
-    values: &[f64],
-) -> Result<Embedded> {
+) -> Result<EmbedFetch> {
     let EmbedJob { batch, grid, start, ref hooks, embeddings } = *job;
     let (tower, t) = (vision.tower(), grid.tokens());
     let end = if embeddings { vision.blocks.len() } else { hooks.last().map_or(0, |deepest| deepest + 1) };
     let (mut stream, first) = match start {
-        Start::Pixels => {
-            let pixels = m.wide("pixels", &[batch, 3, grid.height, grid.width])?;
-            m.upload(pixels, values)?;
-            (forward::embed(x, m, vision, positions, pixels, batch, grid)?.0, 0)
+        Start::Pictures => {
+            let picture = forward::input(m, table, batch, grid)?;
+            (forward::embed(x, m, vision, positions, picture, batch, grid)?.0, 0)
         }
         Start::After(layer) => {
             let stream = m.tensor("stream", &[batch, t, tower.width])?;
-            m.upload(stream, values)?;
+            m.input(stream)?;
             (stream, layer + 1)
         }
     };
@@ -82,12 +98,12 @@ pub fn embed_images<X: Backend>(
         let (activation, mlp) = (tower.activation, tower.mlp_width);
         (stream, _) = forward::block(x, m, weights, activation, stream, shape, "", layer, mlp, false)?;
         if hooked {
-            streams.push(m.download(stream)?);
+            streams.push(m.fetch(stream)?);
         }
     }
     if !embeddings {
-        return Ok(Embedded { streams, embeddings: Vec::new() });
+        return Ok(EmbedFetch { streams, embeddings: None });
     }
     let (_, embed) = head::embed(x, m, vision, stream, tokens, batch, "")?;
-    Ok(Embedded { streams, embeddings: m.download(embed)? })
+    Ok(EmbedFetch { streams, embeddings: Some(m.fetch(embed)?) })
 }

@@ -3,7 +3,7 @@
 use super::clip::{Block, Vision};
 use crate::{
     Result,
-    backend::{AttentionShape, Backend, Epilogue, Memory, PatchGrid, Rows, Tensor},
+    backend::{AttentionShape, Backend, Epilogue, Memory, PatchGrid, Picture, Rows, Tensor},
     weights::Activation,
 };
 
@@ -51,20 +51,42 @@ impl BlockTape {
     }
 }
 
-/// Pixels (B,3,R,R) to `x0` (B,T,D).
+/// The run's input: normalised pixels, or with a `table` (3,256) of the normalised value of each byte the bytes.
+pub fn input<'a, M: Memory, V>(
+    m: &mut M,
+    table: Option<&'a V>,
+    batch: usize,
+    grid: PatchGrid,
+) -> Result<Picture<'a, V>> {
+    let (height, width) = (grid.height, grid.width);
+    Ok(match table {
+        None => {
+            let pixels = m.wide("pixels", &[batch, 3, height, width])?;
+            m.input(pixels)?;
+            Picture::Pixels(pixels)
+        }
+        Some(table) => {
+            let bytes = m.indices("picture", &[(batch * 3 * height * width).div_ceil(size_of::<u32>())])?;
+            m.input_bytes(bytes)?;
+            Picture::Bytes { bytes, table }
+        }
+    })
+}
+
+/// Pictures to `x0` (B,T,D).
 pub fn embed<X: Backend>(
     x: &X,
     m: &mut X::Memory,
     vision: &Vision<X::Matrix, X::Vector>,
     positions: &X::Vector,
-    pixels: Tensor,
+    picture: Picture<'_, X::Vector>,
     batch: usize,
     grid: PatchGrid,
 ) -> Result<(Tensor, EmbedTape)> {
     let (d, t) = (vision.tower().width, grid.tokens());
     let patches = m.tensor("patches", &[batch, t, x.patch_row(3 * grid.patch * grid.patch)])?;
     let tokens = m.tensor("tokens", &[batch, t, d])?;
-    x.patch_embed(m, tokens, patches, pixels, &vision.patch, &vision.cls, positions, batch, grid)?;
+    x.patch_embed(m, tokens, patches, picture, &vision.patch, &vision.cls, positions, batch, grid)?;
     let x0 = m.tensor("x0", &[batch, t, d])?;
     let stats = m.wide("ln_pre.stats", &[batch * t, 2])?;
     x.layer_norm(m, x0, stats, tokens.rows(d), &vision.ln_pre, batch * t)?;

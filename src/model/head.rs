@@ -4,7 +4,7 @@ use super::clip::{Text, Vision};
 use super::forward;
 use crate::{
     Error, Result,
-    backend::{AttentionShape, Backend, Epilogue, EpilogueReverse, Memory, Rows, ScoreKind, Tensor},
+    backend::{AttentionShape, Backend, Epilogue, EpilogueReverse, Fetch, Memory, Rows, ScoreKind, Tensor},
 };
 
 /// What the head leaves for its reverse.
@@ -126,22 +126,14 @@ pub fn embed_reverse<X: Backend>(
     Ok(dx)
 }
 
-/// The embeddings (Q,E) of token ids (Q,context); `pooled` is the position that stands for each text.
+/// Token embeddings plus positions (Q,T,D) of token ids (Q,context), for [`embed_texts`]; `pooled` is the position that
+/// stands for each text.
 ///
 /// # Errors
 /// An id that is not in the vocabulary.
-pub fn embed_texts<X: Backend>(
-    x: &X,
-    m: &mut X::Memory,
-    text: &Text<X::Matrix, X::Vector>,
-    ids: &[Vec<u32>],
-    pooled: &[usize],
-) -> Result<Vec<f64>> {
-    let tower = &text.config.tower;
-    // No token sees a later one, so what follows the last pooled token can be left out.
-    let t = pooled.iter().max().map_or(1, |last| last + 1);
-    let (q, d) = (ids.len(), tower.width);
-    let mut tokens = Vec::with_capacity(q * t * d);
+pub fn text_tokens<M, V>(text: &Text<M, V>, ids: &[Vec<u32>], pooled: &[usize]) -> Result<Vec<f64>> {
+    let (t, d) = (text_length(pooled), text.config.tower.width);
+    let mut tokens = Vec::with_capacity(ids.len() * t * d);
     for &id in ids.iter().flat_map(|ids| &ids[..t]) {
         let row = text.tokens.chunks(d).nth(id as usize).ok_or_else(|| {
             Error::usage(format!("token id {id} is not in the model's vocabulary of {}", text.config.vocab))
@@ -150,8 +142,28 @@ pub fn embed_texts<X: Backend>(
         let positions = &text.positions[position * d..][..d];
         tokens.extend(row.iter().zip(positions).map(|(&a, &b)| f64::from(a) + f64::from(b)));
     }
+    Ok(tokens)
+}
+
+/// No token sees a later one, so what follows the last pooled token can be left out.
+fn text_length(pooled: &[usize]) -> usize {
+    pooled.iter().max().map_or(1, |last| last + 1)
+}
+
+/// The embeddings (Q,E) of the input's [`text_tokens`].
+///
+/// # Errors
+/// Those of the device.
+pub fn embed_texts<X: Backend>(
+    x: &X,
+    m: &mut X::Memory,
+    text: &Text<X::Matrix, X::Vector>,
+    pooled: &[usize],
+) -> Result<Fetch> {
+    let tower = &text.config.tower;
+    let (q, t, d) = (pooled.len(), text_length(pooled), tower.width);
     let mut stream = m.tensor("tokens", &[q, t, d])?;
-    m.upload(stream, &tokens)?;
+    m.input(stream)?;
     let shape =
         AttentionShape { batch: q, tokens: t, queries: t, heads: tower.heads, head_dim: d / tower.heads, causal: true };
     for (layer, weights) in text.blocks.iter().enumerate() {
@@ -166,5 +178,5 @@ pub fn embed_texts<X: Backend>(
     x.layer_norm(m, normed, stats, last.rows(d), &text.ln_final, q)?;
     let embed = m.tensor("text_embed", &[q, text.embed])?;
     x.linear(m, embed, normed, &text.projection, Epilogue::None, q)?;
-    m.download(embed)
+    m.fetch(embed)
 }

@@ -8,6 +8,7 @@ mod forward;
 pub mod head;
 pub mod method;
 mod methods;
+pub mod output;
 pub mod pass;
 mod positions;
 pub mod request;

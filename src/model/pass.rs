@@ -8,14 +8,19 @@ use super::{
     clip::Vision,
     forward::{self, BlockTape, EmbedTape},
     head::{self, HeadTape, Targets, Texts},
-    methods::{Maps, Needs, Walk, attention_maps, legrad_maps, single_head_maps, walk},
+    methods::{Needs, Walk, attention_maps, legrad_maps, single_head_maps, walk},
+    output::{LatentsFetch, MapFetches, VariantFetch},
     request::Edit,
     splice::{SpliceTape, Splicing},
 };
-pub use super::{head::embed_texts, methods::MapKey};
+pub use super::{
+    head::{embed_texts, text_tokens},
+    methods::MapKey,
+    output::{Latents, VariantOutput},
+};
 use crate::{
     Error, Result,
-    backend::{AttentionShape, Backend, Code, Memory, PatchGrid, ScoreKind, Tensor},
+    backend::{AttentionShape, Backend, Fetch, Memory, PatchGrid, ScoreKind, Tensor},
 };
 
 /// What is explained.
@@ -42,6 +47,8 @@ pub struct Model<'a, X: Backend> {
     pub batch: usize,
     /// The patches.
     pub grid: PatchGrid,
+    /// (3,256): the normalised value of each byte, where the input is the pictures' bytes.
+    pub table: Option<&'a X::Vector>,
     /// What is explained.
     pub objective: Objective<'a, X::Vector>,
     /// The SAE, if one is spliced in.
@@ -82,58 +89,6 @@ pub enum Ends {
     Head(HeadTape),
     /// At the hook.
     Latent,
-}
-
-/// The sparse code of a variant, as it comes from the device.
-#[derive(Debug, Clone, Default)]
-pub struct Latents {
-    /// `C`.
-    pub slots: usize,
-    /// (B,tokens, C + 1): count, then latents.
-    pub index: Vec<u32>,
-    /// (B,tokens,C).
-    pub z: Vec<f64>,
-    /// (B,tokens,C).
-    pub edited: Vec<f64>,
-    /// (targets,B,tokens,C): gradient of the edited latents.
-    pub dz: Vec<f64>,
-}
-
-impl Latents {
-    /// A code without gradients, from the device.
-    ///
-    /// # Errors
-    /// Those of the device.
-    pub fn download<X: Backend>(m: &mut X::Memory, code: Code) -> Result<Self> {
-        Ok(Latents {
-            slots: code.slots,
-            index: m.download_indices(code.index)?,
-            z: m.download(code.z)?,
-            edited: m.download(code.edited)?,
-            dz: Vec::new(),
-        })
-    }
-
-    /// The latents that fire at row `row`.
-    pub fn firing(&self, row: usize) -> impl Iterator<Item = u32> + '_ {
-        let index = &self.index[row * (self.slots + 1)..][..self.slots + 1];
-        let used = index[0] as usize;
-        let z = &self.z[row * self.slots..][..used];
-        index[1..][..used].iter().zip(z).filter(|(_, z)| **z != 0.0).map(|(&id, _)| id)
-    }
-}
-
-/// What a variant gave.
-#[derive(Debug, Clone, Default)]
-pub struct VariantOutput {
-    /// Cosines (B,Q), or the latent's sums (B).
-    pub values: Vec<f64>,
-    /// The same of the forward that `grad-eclip:heads=single` explains.
-    pub single_values: Vec<f64>,
-    /// (Q,B,cells).
-    pub maps: Maps,
-    /// The code, if asked for.
-    pub latents: Option<Latents>,
 }
 
 /// Rows of gradient that a shallow walk takes at a time.
@@ -195,13 +150,13 @@ impl<'a, X: Backend> Model<'a, X> {
     }
 
     /// The raw values of the score at the end of a forward, and where they were read.
-    pub fn score(&self, x: &X, m: &mut X::Memory, forward: &Forwarded, scope: &str) -> Result<(Ends, Vec<f64>)> {
+    pub fn score(&self, x: &X, m: &mut X::Memory, forward: &Forwarded, scope: &str) -> Result<(Ends, Fetch)> {
         match &self.objective {
             Objective::Texts { texts, .. } => {
                 let top = self.top();
                 let tokens = forward.blocks[top].tokens_out();
                 let head = head::forward(x, m, self.vision, texts, forward.output(top), tokens, self.batch, scope)?;
-                Ok((Ends::Head(head), m.download(head.cos)?))
+                Ok((Ends::Head(head), m.fetch(head.cos)?))
             }
             Objective::Latent(id) => {
                 let Some(splice) = &forward.splice else {
@@ -210,7 +165,7 @@ impl<'a, X: Backend> Model<'a, X> {
                 let t = self.grid.tokens();
                 let score = m.wide("score", &[self.batch])?;
                 x.sae_latent(m, score, splice.code, *id, self.batch, t)?;
-                Ok((Ends::Latent, m.download(score)?))
+                Ok((Ends::Latent, m.fetch(score)?))
             }
         }
     }
@@ -275,15 +230,11 @@ impl<'a, X: Backend> Model<'a, X> {
 
     /// The whole pass: one output for each of `variants`, lists of edits of the spliced SAE.
     ///
-    /// `pixels` (B,3,R,R) are normalised.
-    ///
     /// # Errors
     /// Those of the device; [`Error::Usage`] for a latent score without an SAE.
-    pub fn run(&self, x: &X, m: &mut X::Memory, pixels: &[f64], variants: &[&[Edit]]) -> Result<Vec<VariantOutput>> {
-        let (height, width) = (self.grid.height, self.grid.width);
-        let input = m.wide("pixels", &[self.batch, 3, height, width])?;
-        m.upload(input, pixels)?;
-        let (x0, embed) = forward::embed(x, m, self.vision, self.positions, input, self.batch, self.grid)?;
+    pub fn run(&self, x: &X, m: &mut X::Memory, variants: &[&[Edit]]) -> Result<Vec<VariantFetch>> {
+        let picture = forward::input(m, self.table, self.batch, self.grid)?;
+        let (x0, embed) = forward::embed(x, m, self.vision, self.positions, picture, self.batch, self.grid)?;
         // A latent's score needs no block past the hook; attention maps read them all.
         let ungraded = self.keys.iter().any(|k| matches!(k, MapKey::Attention(_) | MapKey::Rollout(_)));
         let depth = if ungraded { self.vision.blocks.len() } else { self.top() + 1 };
@@ -311,13 +262,13 @@ impl<'a, X: Backend> Model<'a, X> {
         forward: &Forwarded,
         edits: &[Edit],
         scope: &str,
-    ) -> Result<VariantOutput> {
+    ) -> Result<VariantFetch> {
         let (ends, values) = self.score(x, m, forward, scope)?;
-        let mut out = VariantOutput { values, ..VariantOutput::default() };
+        let mut out = VariantFetch { values, single_values: None, maps: MapFetches::new(), latents: None };
         attention_maps(x, m, self.keys, &forward.blocks, self.targets(), &mut out.maps)?;
         let needs = self.needs();
         if let (true, Some(splice)) = (self.latents, &forward.splice) {
-            out.latents = Some(Latents::download::<X>(m, splice.code)?);
+            out.latents = Some(LatentsFetch::new(m, splice.code)?);
         }
         if needs.walk() {
             for targets in self.chunks(&needs) {
@@ -326,7 +277,7 @@ impl<'a, X: Backend> Model<'a, X> {
                 let start = self.start(x, m, forward, &ends, targets, scope)?;
                 let dz = walk(x, m, self, forward, start, needs, &mut out.maps, scope)?;
                 if let (Some(latents), Some(dz)) = (&mut out.latents, dz) {
-                    latents.dz.extend(m.download(dz)?);
+                    latents.dz.push(m.fetch(dz)?);
                 }
             }
         }
@@ -342,7 +293,7 @@ impl<'a, X: Backend> Model<'a, X> {
                     return Err(Error::usage("legrad explains texts, not latents"));
                 }
                 (MapKey::GradEclipSingle, _) => {
-                    out.single_values = single_head_maps(x, m, self, forward, edits, &mut out.maps)?;
+                    out.single_values = Some(single_head_maps(x, m, self, forward, edits, &mut out.maps)?);
                 }
                 _ => {}
             }

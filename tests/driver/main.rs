@@ -6,6 +6,7 @@ mod bench;
 mod capture;
 mod faults;
 mod ladders;
+mod lanes;
 mod streams;
 
 use std::{

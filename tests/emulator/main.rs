@@ -9,8 +9,6 @@ mod gemm;
 mod gemm_hopper;
 mod head;
 mod heatmap;
-mod hopper;
-mod instructions;
 mod layer_norm;
 mod numbers;
 mod patch_embed;

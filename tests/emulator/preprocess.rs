@@ -16,7 +16,7 @@ fn check(emulator: &Emulator, rung: u32, batch: usize, height: usize, width: usi
     let how = Preprocess { resize: ResizeRule::Off, crop_size: None, ..Preprocess::clip(224) };
     let exact: Vec<f32> = picture
         .chunks(height * width * 3)
-        .flat_map(|data| how.apply(&Rgb8 { width, height, data: data.to_vec() }).unwrap().pixels)
+        .flat_map(|data| how.apply(&Rgb8 { width, height, data: data.to_vec() }).unwrap().pixels())
         .collect();
     let table = emulator.upload(how.values().as_flattened()).unwrap();
     let dev_picture = emulator.upload(&picture).unwrap();

@@ -3,7 +3,7 @@
 use vitscope::backend::gpu::{
     emulator::{Counters, Emulator, Settings},
     jit::Source,
-    launch::{Arg, Shape},
+    launch::{Arg, Shape, Storage, Swizzle, TileMap},
 };
 
 use crate::CXX;
@@ -57,6 +57,11 @@ fn what_the_hardware_refuses_is_refused() {
     assert!(missing.to_string().contains("`missing`"));
     let short = emulator.launch(&module, "coalesced", SHAPE, &[x.arg(), Arg::I32(1)]).unwrap_err();
     assert!(short.to_string().contains("[8, 8]"), "{short}");
+    // Which maps are refused is probed through the driver.
+    let map = TileMap::matrix(x.address() + 8, Storage::F32, [32, 32], [32, 16], Swizzle::Bytes128);
+    let map = emulator.launch(&module, "coalesced", SHAPE, &[x.arg(), Arg::Tiles(map)]).unwrap_err();
+    assert_eq!(map.exit_code(), 4);
+    assert!(map.to_string().contains("no tensor map"), "{map}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use vitscope::{
     backend::{
-        Backend, Code, Memory, Plan, Tensor,
+        Arena, Backend, Code, Memory, Plan, Tensor,
         cpu::{Cpu, CpuMemory},
         gpu::{
             emulator::{Buffer, Emulator},
@@ -129,7 +129,7 @@ impl Truth {
         specs.extend(more.iter().map(|(name, len)| (*name, std::slice::from_ref(len))));
         let mut m = CpuMemory::new(Plan::lasting(&specs, &[("index", &index_shape)]), false);
         let x = m.tensor("x", &rows).unwrap();
-        m.upload(x, &case.x.iter().map(|x| x.wide()).collect::<Vec<_>>()).unwrap();
+        m.constant(x, &case.x.iter().map(|x| x.wide()).collect::<Vec<_>>()).unwrap();
         let pre = m.tensor("pre", &pre_shape).unwrap();
         let mut tensor = |name| m.tensor(name, &code_shape).unwrap();
         let (z, edited, slope, edit_slope) = (tensor("z"), tensor("edited"), tensor("slope"), tensor("edit_slope"));
@@ -139,11 +139,11 @@ impl Truth {
     }
 
     pub fn values(&mut self) -> Values {
-        let index = self.m.download_indices(self.code.index).unwrap();
+        let index = self.m.read_indices(self.code.index).unwrap();
         let Code { z, edited, slope, edit_slope, slots, .. } = self.code;
         Values {
             index: index.chunks(slots + 1).map(|row| row[1..][..row[0] as usize].to_vec()).collect(),
-            slots: [z, edited, slope, edit_slope].map(|tensor| self.m.download(tensor).unwrap()),
+            slots: [z, edited, slope, edit_slope].map(|tensor| self.m.read(tensor).unwrap()),
         }
     }
 }

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use vitscope::{
     backend::{
-        Backend, Memory,
+        Arena, Backend, Memory,
         gpu::{emulator::Emulator, launch::Ladder, sae, sae_decode},
     },
     model::{Splice, Through},
@@ -131,22 +131,25 @@ const SPLICES: [Splice; 2] = [Splice::Replace, Splice::KeepError];
 fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>, splices: &[Splice]) {
     let (n, d, s) = (case.n, case.weights.width, case.weights.latents);
     let g = 2 * n;
+    // Three images where the rows are of three.
+    let batch = if n % 3 == 0 { 3 } else { 1 };
+    let tokens = n / batch;
     let slots = X.sae_slots(&X.sae(&case.weights).unwrap(), &case.edits);
-    let specs = [("y", n * d), ("dx", g * d), ("dz", g * slots), ("dy", g * d), ("score", 1), ("dlatent", n * d)];
+    let specs = [("y", n * d), ("dx", g * d), ("dz", g * slots), ("dy", g * d), ("score", batch), ("dlatent", n * d)];
     let mut truth = Truth::new(case, &specs);
     let [y, dx, dz, dy, score, dlatent] = specs.map(|(name, len)| truth.m.tensor(name, &[len]).unwrap());
     let values_dy: Vec<T> = random(g * d, 1.0, 0.0, 20);
-    truth.m.upload(dy, &values_dy.iter().map(|v| v.wide()).collect::<Vec<_>>()).unwrap();
+    truth.m.constant(dy, &values_dy.iter().map(|v| v.wide()).collect::<Vec<_>>()).unwrap();
 
     // Both sides read the same code: the CPU's, rounded to f32.
     let values = truth.values();
     let code = truth.code;
     let rounded = values.slots.each_ref().map(|slots| slots.iter().map(|&v| v as f32).collect::<Vec<_>>());
     for (tensor, values) in [code.z, code.edited, code.slope, code.edit_slope].into_iter().zip(&rounded) {
-        truth.m.upload(tensor, &values.iter().map(|&v| v.into()).collect::<Vec<_>>()).unwrap();
+        truth.m.constant(tensor, &values.iter().map(|&v| v.into()).collect::<Vec<_>>()).unwrap();
     }
     let device = OnDevice::new(emulator, case);
-    let index = emulator.upload(&truth.m.download_indices(code.index).unwrap()).unwrap();
+    let index = emulator.upload(&truth.m.read_indices(code.index).unwrap()).unwrap();
     let buffers = rounded.each_ref().map(|values| emulator.upload(values).unwrap());
     let [z, edited, slope, edit_slope] = buffers.each_ref().map(|buffer| buffer.address());
     let on_device = sae::Code { index: index.address(), z, edited, slope, edit_slope, slots };
@@ -180,7 +183,7 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>, splices: &[
             n,
         };
         run(emulator, &pass, rung, T::STORAGE).unwrap();
-        assert_close(&what, &dev_y.download().unwrap(), &truth.m.download(y).unwrap(), |i| steps * y_sizes[i]);
+        assert_close(&what, &dev_y.download().unwrap(), &truth.m.read(y).unwrap(), |i| steps * y_sizes[i]);
 
         for through in [Through::Exact, Through::Detached, Through::Straight] {
             let what = format!("{what} {through}");
@@ -204,21 +207,25 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>, splices: &[
                 g,
             };
             run(emulator, &pass, rung, T::STORAGE).unwrap();
-            assert_close(&what, &dev_dz.download().unwrap(), &m.download(dz).unwrap(), |i| steps * dz_sizes[i]);
-            assert_close(&what, &dev_dx.download().unwrap(), &m.download(dx).unwrap(), |i| steps * dx_sizes[i]);
+            assert_close(&what, &dev_dz.download().unwrap(), &m.read(dz).unwrap(), |i| steps * dz_sizes[i]);
+            assert_close(&what, &dev_dx.download().unwrap(), &m.read(dx).unwrap(), |i| steps * dx_sizes[i]);
         }
     }
 
     // A latent that fires somewhere, and one that need not.
     for id in [values.index.iter().flatten().next().map_or(0, |&id| id as usize), s - 1] {
         let what = format!("latent {id} of {s}, {:?}", case.weights.norm);
-        X.sae_latent(&mut truth.m, score, code, id, 1, n).unwrap();
+        X.sae_latent(&mut truth.m, score, code, id, batch, tokens).unwrap();
         X.sae_latent_reverse(&mut truth.m, dlatent, truth.x, code, &truth.sae, id, n).unwrap();
-        let (dev_score, dev_dx) = (emulator.unwritten::<f32>(1).unwrap(), emulator.unwritten::<T>(n * d).unwrap());
-        let pass = sae_decode::Latent { score: dev_score.address(), code: on_device, id, batch: 1, tokens: n };
+        let (dev_score, dev_dx) = (emulator.unwritten::<f32>(batch).unwrap(), emulator.unwritten::<T>(n * d).unwrap());
+        let pass = sae_decode::Latent { score: dev_score.address(), code: on_device, id, batch, tokens };
         run(emulator, &pass, rung, T::STORAGE).unwrap();
-        assert_close(&what, &dev_score.download().unwrap(), &truth.m.download(score).unwrap(), |_| {
-            f32_steps(n) * (0..n).flat_map(|row| sizes.each(row, |[z, ..]| z)).map(|(_, z)| z).sum::<f64>()
+        assert_close(&what, &dev_score.download().unwrap(), &truth.m.read(score).unwrap(), |image| {
+            f32_steps(tokens)
+                * (image * tokens..(image + 1) * tokens)
+                    .flat_map(|row| sizes.each(row, |[z, ..]| z))
+                    .map(|(_, z)| z)
+                    .sum::<f64>()
         });
         let pass = sae_decode::LatentReverse {
             dx: dev_dx.address(),
@@ -234,7 +241,7 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>, splices: &[
             slopes.filter(|&(latent, _)| latent as usize == id).collect::<Vec<_>>()
         };
         let dx_sizes: Vec<f64> = (0..n).flat_map(|row| sizes.through_norm(row, &slope_of(row), 0.0)).collect();
-        assert_close(&what, &dev_dx.download().unwrap(), &truth.m.download(dlatent).unwrap(), |i| steps * dx_sizes[i]);
+        assert_close(&what, &dev_dx.download().unwrap(), &truth.m.read(dlatent).unwrap(), |i| steps * dx_sizes[i]);
     }
 }
 
@@ -287,7 +294,7 @@ fn every_rung_sums_every_k() {
 
 #[test]
 fn every_rung_splices_the_sequences_of_real_models() {
-    for (emulator, tokens) in checked().chain(checked()).zip([1, 17, 50, 197, 257, 577]) {
+    for (emulator, tokens) in checked().chain(checked()).zip([1, 3 * 17, 50, 197, 257, 577]) {
         for rung in 1..=sae_decode::Forward::TOP {
             keep_error::<f32>(&emulator, rung, tokens, 3, 10);
             keep_error::<f16>(&emulator, rung, tokens, 3, 10);

@@ -8,20 +8,24 @@ use super::{Real, pages::Pages};
 use crate::{
     Error, Result,
     backend::{
-        Arena,
-        plan::{Cursor, Indices, Memory, Plan, Tensor},
+        Arena, Fetch, FetchIndices, Fetched, Indices, Input, Memory, Plan, Started, Tensor,
+        plan::{Cursor, PlannedInput},
     },
 };
 
 /// Elements that are worth a thread's while.
 const PIECE: usize = 64 * 1024;
 
-/// One arena of reals, one of indices, and a watcher's copies.
+/// One arena of reals, one of indices, what comes in and goes out, and a watcher's copies.
 #[derive(Debug)]
 pub struct CpuMemory<T> {
     cursor: Cursor,
     real: Pages<T>,
     index: Vec<u32>,
+    /// The run's input, values or bytes.
+    values: Vec<T>,
+    bytes: Vec<u8>,
+    fetched: Fetched,
     watched: Option<BTreeMap<String, Vec<f64>>>,
 }
 
@@ -35,6 +39,9 @@ impl<T: Real> CpuMemory<T> {
             real,
             index: vec![0; plan.index_len],
             cursor: Cursor::new(plan),
+            values: Vec::new(),
+            bytes: Vec::new(),
+            fetched: Fetched::default(),
             watched: watched.then(BTreeMap::new),
         }
     }
@@ -73,13 +80,53 @@ fn split<'a, T, const N: usize>(real: &'a mut [T], plan: &Plan, tensors: [Tensor
     })
 }
 
+fn values<T: Real>(x: &[T]) -> Vec<f64> {
+    x.par_iter().with_min_len(PIECE).map(|x| x.to_f64()).collect()
+}
+
+fn same_length(found: usize, planned: usize) -> Result<()> {
+    if found == planned { Ok(()) } else { Err(Error::usage(format!("{found} values for a tensor of {planned}"))) }
+}
+
 impl<T: Real> Arena for CpuMemory<T> {
-    fn rewind(&mut self) {
+    fn start(&mut self, input: Input<'_>) -> Result<Started> {
         self.cursor.rewind();
+        self.fetched = Fetched::default();
+        match input {
+            Input::Values(values) => {
+                self.values.clear();
+                self.values.par_extend(values.par_iter().with_min_len(PIECE).map(|&v| T::of(v)));
+            }
+            Input::Bytes(bytes) => bytes.clone_into(&mut self.bytes),
+        }
+        Ok(Started::Issue)
+    }
+
+    fn issued(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<Fetched> {
+        Ok(std::mem::take(&mut self.fetched))
+    }
+
+    /// A pass is done when it was issued.
+    fn lanes(&self) -> usize {
+        1
     }
 
     fn take_watched(&mut self) -> BTreeMap<String, Vec<f64>> {
         self.watched.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn read(&mut self, tensor: Tensor) -> Result<Vec<f64>> {
+        let [x] = self.real([tensor])?;
+        Ok(values(x))
+    }
+
+    fn read_indices(&mut self, tensor: Indices) -> Result<Vec<u32>> {
+        let range = self.cursor.plan().indices[tensor.id()].range();
+        Ok(self.index[range].to_vec())
     }
 }
 
@@ -96,28 +143,47 @@ impl<T: Real> Memory for CpuMemory<T> {
         self.cursor.indices(name, shape)
     }
 
-    fn upload(&mut self, tensor: Tensor, values: &[f64]) -> Result<()> {
+    fn input(&mut self, tensor: Tensor) -> Result<()> {
+        self.cursor.input(PlannedInput::Values(tensor))?;
+        let [x] = split(&mut self.real, self.cursor.plan(), [tensor])?;
+        same_length(self.values.len(), x.len())?;
+        x.copy_from_slice(&self.values);
+        Ok(())
+    }
+
+    fn input_bytes(&mut self, bytes: Indices) -> Result<()> {
+        self.cursor.input(PlannedInput::Bytes(bytes))?;
+        let range = self.cursor.plan().indices[bytes.id()].range();
+        same_length(self.bytes.len().div_ceil(size_of::<u32>()), range.len())?;
+        let words: &mut [u8] = bytemuck::cast_slice_mut(&mut self.index[range]);
+        words[..self.bytes.len()].copy_from_slice(&self.bytes);
+        Ok(())
+    }
+
+    fn constant(&mut self, tensor: Tensor, values: &[f64]) -> Result<()> {
         let [x] = self.real([tensor])?;
-        if x.len() != values.len() {
-            return Err(Error::usage(format!("{} values for a tensor of {}", values.len(), x.len())));
-        }
+        same_length(values.len(), x.len())?;
         x.par_iter_mut().with_min_len(PIECE).zip(values).for_each(|(x, &v)| *x = T::of(v));
         Ok(())
     }
 
-    fn download(&mut self, tensor: Tensor) -> Result<Vec<f64>> {
-        let [x] = self.real([tensor])?;
-        Ok(x.par_iter().with_min_len(PIECE).map(|x| x.to_f64()).collect())
+    fn fetch(&mut self, tensor: Tensor) -> Result<Fetch> {
+        let fetch = self.cursor.fetch(tensor)?;
+        let values = self.read(tensor)?;
+        self.fetched.reals.push(values);
+        Ok(fetch)
     }
 
-    fn download_indices(&mut self, tensor: Indices) -> Result<Vec<u32>> {
-        let range = self.cursor.plan().indices[tensor.id()].range();
-        Ok(self.index[range].to_vec())
+    fn fetch_indices(&mut self, tensor: Indices) -> Result<FetchIndices> {
+        let fetch = self.cursor.fetch_indices(tensor)?;
+        let values = self.read_indices(tensor)?;
+        self.fetched.indices.push(values);
+        Ok(fetch)
     }
 
     fn observe(&mut self, name: &str, tensor: Tensor) -> Result<()> {
         if self.watched.is_some() {
-            let values = self.download(tensor)?;
+            let values = self.read(tensor)?;
             if let Some(watched) = &mut self.watched {
                 watched.insert(name.to_owned(), values);
             }

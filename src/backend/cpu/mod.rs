@@ -25,8 +25,8 @@ pub use real::Real;
 pub use sae::CpuSae;
 
 use super::{
-    AttentionShape, Backend, Code, Device, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Plan, Relevance, Rows,
-    ScoreKind, Tensor,
+    AttentionShape, Backend, Code, Device, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Picture, Plan,
+    Relevance, Rows, ScoreKind, Tensor,
 };
 use crate::{
     Result,
@@ -103,15 +103,25 @@ impl<T: Number> Backend for Cpu<T> {
         m: &mut CpuMemory<T>,
         x: Tensor,
         patches: Tensor,
-        pixels: Tensor,
+        picture: Picture<'_, Vec<T>>,
         weight: &T::Matrix,
         cls: &Vec<T>,
         positions: &Vec<T>,
         batch: usize,
         grid: PatchGrid,
     ) -> Result<()> {
-        let [x, patches, pixels] = m.real([x, patches, pixels])?;
-        embed::to_patches(patches, pixels, grid);
+        let (x, patches) = match picture {
+            Picture::Pixels(pixels) => {
+                let [x, patches, pixels] = m.real([x, patches, pixels])?;
+                embed::to_patches(patches, pixels, grid);
+                (x, patches)
+            }
+            Picture::Bytes { bytes, table } => {
+                let ([x, patches], bytes) = m.real_and_index([x, patches], bytes)?;
+                embed::bytes_to_patches(patches, bytemuck::cast_slice(bytes), table, grid);
+                (x, patches)
+            }
+        };
         let row = 3 * grid.patch * grid.patch;
         T::product(x, patches, row, batch * grid.tokens(), weight, &|_, _, _| ());
         embed::add_positions(x, cls, positions, grid.tokens());

@@ -2,24 +2,23 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::{
     attention,
-    device::{Buffer, Gpu},
+    device::Gpu,
     gemm, head, heatmap,
     launch::{Ladder, Pointer, Storage},
     layer_norm,
-    memory::{GpuMemory, encode},
+    memory::GpuMemory,
+    parameters::{GpuMatrix, GpuSae, GpuVector},
     patch_embed, rows,
-    sae::{Code, EditBlock, Edits, Mask, Sae, SaeArrays, mask_bytes},
+    sae::{EditBlock, Edits, Mask, mask_bytes},
     sae_decode, sae_encode,
 };
 use crate::{
     Result,
     backend::{
-        self, AttentionShape, Backend, Device, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Plan, Relevance,
-        Rows, ScoreKind, Tensor,
+        self, AttentionShape, Backend, Device, Epilogue, EpilogueReverse, Linear, Norm, PatchGrid, Picture, Plan,
+        Relevance, Rows, ScoreKind, Tensor,
     },
     model::{Edit, Splice, Through},
     weights::SaeWeights,
@@ -28,25 +27,6 @@ use crate::{
 /// Computes on a GPU.
 #[derive(Clone)]
 pub struct GpuBackend(Arc<Gpu>);
-
-/// A weight matrix (rows,cols) in the storage type.
-pub struct GpuMatrix {
-    values: Buffer,
-    rows: usize,
-    cols: usize,
-}
-
-/// Parameters in f32.
-pub struct GpuVector {
-    values: Buffer,
-    len: usize,
-}
-
-/// An SAE's arrays on the device.
-pub struct GpuSae {
-    sae: Sae,
-    _arrays: Vec<Buffer>,
-}
 
 impl GpuBackend {
     /// On an open device.
@@ -58,20 +38,6 @@ impl GpuBackend {
         self.0.run(&ladder)
     }
 
-    /// f32 values on the device; null where there are none.
-    fn floats(&self, values: &[f32], kept: &mut Vec<Buffer>) -> Result<Pointer> {
-        if values.is_empty() {
-            return Ok(0);
-        }
-        kept.push(self.0.upload(bytemuck::cast_slice(values))?);
-        Ok(kept.last().map_or(0, Buffer::address))
-    }
-
-    /// A matrix's values on the device, in the storage type.
-    fn stored(&self, values: &[f32]) -> Result<Buffer> {
-        self.0.upload(&encode(values.par_iter().map(|&v| f64::from(v)), self.0.target.storage))
-    }
-
     fn mask(&self, mask: &[bool]) -> Result<Mask> {
         Ok(Mask { bytes: self.0.constant(&mask_bytes(mask))?, tokens: mask.len() })
     }
@@ -79,27 +45,6 @@ impl GpuBackend {
     /// f32 scratch of attention for `g` gradient images.
     fn attention_scratch(&self, shape: AttentionShape, g: usize) -> Result<Pointer> {
         self.0.scratch(attention::scratch_values(shape, g) * size_of::<f32>())
-    }
-}
-
-/// A code's addresses.
-fn code_at(m: &GpuMemory, code: backend::Code) -> Code {
-    Code {
-        index: m.index_at(code.index),
-        z: m.at(code.z),
-        edited: m.at(code.edited),
-        slope: m.at(code.slope),
-        edit_slope: m.at(code.edit_slope),
-        slots: code.slots,
-    }
-}
-
-fn relevance_at(m: &GpuMemory, relevance: Relevance) -> attention::Relevance {
-    attention::Relevance {
-        out: m.at(relevance.out),
-        input: m.at(relevance.input),
-        keep: relevance.keep as f32,
-        gain: relevance.gain as f32,
     }
 }
 
@@ -125,6 +70,10 @@ impl Device for GpuBackend {
         (sae.sae.rule.latents, sae.sae.rule.width)
     }
 
+    fn free_bytes(&self) -> Result<Option<usize>> {
+        self.0.free_bytes().map(Some)
+    }
+
     fn kernels_used(&self) -> Vec<String> {
         self.0.rungs.used()
     }
@@ -141,7 +90,7 @@ impl Backend for GpuBackend {
     }
 
     fn matrix(&self, rows: usize, cols: usize, values: Vec<f32>) -> Result<GpuMatrix> {
-        Ok(GpuMatrix { values: self.stored(&values)?, rows, cols })
+        GpuMatrix::new(&self.0, rows, cols, &values)
     }
 
     fn patch_matrix(&self, rows: usize, cols: usize, values: Vec<f32>) -> Result<GpuMatrix> {
@@ -162,28 +111,11 @@ impl Backend for GpuBackend {
 
     fn vector(&self, values: impl ExactSizeIterator<Item = f64>) -> Result<GpuVector> {
         let values: Vec<f32> = values.map(|v| v as f32).collect();
-        Ok(GpuVector { values: self.0.upload(bytemuck::cast_slice(&values))?, len: values.len() })
+        GpuVector::new(&self.0, &values)
     }
 
     fn sae(&self, weights: &SaeWeights) -> Result<GpuSae> {
-        let arrays = SaeArrays::new(weights, self.0.target.storage);
-        let mut kept = vec![self.stored(arrays.encoder)?, self.stored(arrays.decoder)?];
-        let [encoder, decoder] = [kept[0].address(), kept[1].address()];
-        let mut floats = |values: &[f32]| self.floats(values, &mut kept);
-        let sae = Sae {
-            rule: arrays.rule,
-            encoder,
-            decoder,
-            bias: floats(arrays.bias)?,
-            decoder_bias: floats(arrays.decoder_bias)?,
-            input_bias: floats(arrays.input_bias)?,
-            mean: floats(arrays.mean)?,
-            row_norms: floats(&arrays.row_norms)?,
-            parameters: floats(&arrays.parameters)?,
-            folded_bias: floats(&arrays.folded_bias)?,
-            row_sums: floats(&arrays.row_sums)?,
-        };
-        Ok(GpuSae { sae, _arrays: kept })
+        GpuSae::new(&self.0, weights)
     }
 
     fn patch_embed(
@@ -191,7 +123,7 @@ impl Backend for GpuBackend {
         m: &mut GpuMemory,
         x: Tensor,
         patches: Tensor,
-        pixels: Tensor,
+        picture: Picture<'_, GpuVector>,
         weight: &GpuMatrix,
         cls: &GpuVector,
         positions: &GpuVector,
@@ -199,7 +131,16 @@ impl Backend for GpuBackend {
         grid: PatchGrid,
     ) -> Result<()> {
         let (x, patches, tokens, width) = (m.at(x), m.at(patches), grid.tokens(), weight.rows);
-        self.run(patch_embed::Patches { patches, pixels: m.at(pixels), stride: weight.cols, grid, batch })?;
+        let stride = weight.cols;
+        match picture {
+            Picture::Pixels(pixels) => {
+                self.run(patch_embed::Patches { patches, pixels: m.at(pixels), stride, grid, batch })?;
+            }
+            Picture::Bytes { bytes, table } => {
+                let (picture, table) = (m.index_at(bytes), table.values.address());
+                self.run(patch_embed::PatchesU8 { patches, picture, table, stride, grid, batch })?;
+            }
+        }
         self.run(gemm::Forward {
             y: x,
             u: 0,
@@ -365,7 +306,7 @@ impl Backend for GpuBackend {
     ) -> Result<()> {
         self.run(attention::Reverse {
             dqkv: dqkv.map_or(0, |dqkv| m.at(dqkv)),
-            relevance: relevance.map(|relevance| relevance_at(m, relevance)),
+            relevance: relevance.map(|relevance| m.relevance(relevance)),
             d_o: m.at(d_o),
             qkv: m.at(qkv),
             lse: m.at(lse),
@@ -384,7 +325,7 @@ impl Backend for GpuBackend {
         shape: AttentionShape,
     ) -> Result<()> {
         self.run(attention::Row {
-            relevance: relevance_at(m, relevance),
+            relevance: m.relevance(relevance),
             qkv: m.at(qkv),
             lse: m.at(lse),
             scratch: self.attention_scratch(shape, shape.batch)?,
@@ -545,7 +486,7 @@ impl Backend for GpuBackend {
             forced: block.forced,
         };
         self.run(sae_encode::Forward {
-            code: code_at(m, code),
+            code: m.code(code),
             pre: m.at(pre),
             pre_rows: m.rows(pre),
             x: m.at(x),
@@ -567,7 +508,7 @@ impl Backend for GpuBackend {
         mask: &[bool],
         n: usize,
     ) -> Result<()> {
-        let (code, mask) = (code_at(m, code), self.mask(mask)?);
+        let (code, mask) = (m.code(code), self.mask(mask)?);
         self.run(sae_decode::Forward { y: m.at(y), x: m.at(x), code, sae: sae.sae, splice, mask, n })
     }
 
@@ -591,7 +532,7 @@ impl Backend for GpuBackend {
             dz: m.at(dz),
             dy: m.at(dy),
             x: m.at(x),
-            code: code_at(m, code),
+            code: m.code(code),
             sae: sae.sae,
             splice,
             through,
@@ -610,7 +551,7 @@ impl Backend for GpuBackend {
         batch: usize,
         tokens: usize,
     ) -> Result<()> {
-        self.run(sae_decode::Latent { score: m.at(score), code: code_at(m, code), id, batch, tokens })
+        self.run(sae_decode::Latent { score: m.at(score), code: m.code(code), id, batch, tokens })
     }
 
     fn sae_latent_reverse(
@@ -623,6 +564,6 @@ impl Backend for GpuBackend {
         id: usize,
         n: usize,
     ) -> Result<()> {
-        self.run(sae_decode::LatentReverse { dx: m.at(dx), x: m.at(x), code: code_at(m, code), sae: sae.sae, id, n })
+        self.run(sae_decode::LatentReverse { dx: m.at(dx), x: m.at(x), code: m.code(code), sae: sae.sae, id, n })
     }
 }

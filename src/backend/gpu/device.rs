@@ -6,16 +6,21 @@
 use std::{
     collections::HashMap,
     ffi::c_void,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use cudarc::{
     driver::{
-        CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result,
+        CudaContext, CudaEvent, CudaFunction, CudaModule, CudaStream, DriverError, result,
         sys::{CUdevice_attribute, CUevent_flags, CUfunction_attribute},
     },
     nvrtc::Ptx,
 };
+
+use rayon::prelude::*;
 
 use super::{
     jit::Source,
@@ -60,6 +65,8 @@ pub struct Gpu {
     /// Which rungs run.
     pub rungs: Rungs,
     stream: Arc<CudaStream>,
+    /// Brings what comes from the host while the other one computes.
+    copies: Arc<CudaStream>,
     compile: Compile,
     findings: fn() -> Option<String>,
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
@@ -67,7 +74,7 @@ pub struct Gpu {
     /// Small arrays that kernels read, by content: masks, edits, row lists.
     constants: Mutex<HashMap<Vec<u8>, Buffer>>,
     /// What an operation needs for itself: one after the other, so they share it.
-    scratch: Mutex<Option<(usize, Buffer)>>,
+    scratch: Mutex<Option<(usize, Arc<Buffer>)>>,
 }
 
 impl Gpu {
@@ -79,15 +86,36 @@ impl Gpu {
         let Setup { name, storage, rungs, compile, findings } = setup;
         let failed = |error: DriverError| Error::Device { device: name.clone(), reason: error.to_string() };
         let context = CudaContext::new(number).map_err(failed)?;
-        // SAFETY: the backend has one stream, so nothing needs the events that order several.
+        // SAFETY: what one stream leaves to the other is ordered by the lanes' own events.
         unsafe { context.disable_event_tracking() };
-        let stream = context.new_stream().map_err(failed)?;
+        let [stream, copies] = [context.new_stream().map_err(failed)?, context.new_stream().map_err(failed)?];
         let capability = |attribute| context.attribute(attribute).map_err(failed);
         let major = capability(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = capability(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         let target = Target { storage, architecture: (major * 10 + minor) as u32 };
         let (modules, kernels, constants, scratch) = Default::default();
-        Ok(Arc::new(Gpu { name, target, rungs, stream, compile, findings, modules, kernels, constants, scratch }))
+        let gpu = Gpu { name, target, rungs, stream, copies, compile, findings, modules, kernels, constants, scratch };
+        Ok(Arc::new(gpu))
+    }
+
+    /// The stream that computes.
+    pub(super) fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// The stream that copies.
+    pub(super) fn copies(&self) -> &CudaStream {
+        &self.copies
+    }
+
+    /// An event that tells order and no time.
+    pub(super) fn event(&self) -> Result<CudaEvent> {
+        self.say(|| self.stream.context().new_event(None))
+    }
+
+    /// A call of the driver, its error told as this device's.
+    pub(super) fn say<R>(&self, call: impl FnOnce() -> std::result::Result<R, DriverError>) -> Result<R> {
+        call().map_err(|error| self.failed(error))
     }
 
     /// The driver's error with what the device has to say about it.
@@ -153,10 +181,15 @@ impl Gpu {
                 *scratch = None;
                 let buffer = self.allocate(bytes)?;
                 let address = buffer.address();
-                *scratch = Some((bytes, buffer));
+                *scratch = Some((bytes, Arc::new(buffer)));
                 Ok(address)
             }
         }
+    }
+
+    /// The scratch as it is now, for whoever keeps its address.
+    pub(super) fn held_scratch(&self) -> Option<Arc<Buffer>> {
+        lock(&self.scratch).as_ref().map(|(_, buffer)| buffer.clone())
     }
 
     /// Copies bytes to the device, after what was launched before. The bytes may go when it returns.
@@ -167,6 +200,25 @@ impl Gpu {
         self.stream.context().bind_to_thread().map_err(|error| self.failed(error))?;
         // SAFETY: the driver copies pageable memory before it returns, and checks the device's range.
         unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }.map_err(|error| self.failed(error))
+    }
+
+    /// Copies bytes on the device, after what was launched before.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when a range is not the device's.
+    pub fn copy(&self, to: Pointer, from: Pointer, len: usize) -> Result<()> {
+        self.stream.context().bind_to_thread().map_err(|error| self.failed(error))?;
+        // SAFETY: the driver checks both ranges.
+        unsafe { result::memcpy_dtod_async(to, from, len, self.stream.cu_stream()) }.map_err(|error| self.failed(error))
+    }
+
+    /// Bytes that could still be allocated.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the driver refuses.
+    pub fn free_bytes(&self) -> Result<usize> {
+        self.stream.context().bind_to_thread().map_err(|error| self.failed(error))?;
+        result::mem_get_info().map(|(free, _)| free).map_err(|error| self.failed(error))
     }
 
     /// Copies bytes to the host when all that was launched before is done.
@@ -269,6 +321,20 @@ impl Gpu {
             )
         }
         .map_err(|error| self.failed(error))
+    }
+
+    /// Compiles files in parallel, so that their images are at hand when a pass wants them. `progress` is told how many are
+    /// done.
+    ///
+    /// # Errors
+    /// The compiler's.
+    pub fn compile(&self, sources: &[&'static Source], progress: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        let done = AtomicUsize::new(0);
+        sources.par_iter().try_for_each(|source| {
+            (self.compile)(source, self.target.architecture)?;
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+            Ok(())
+        })
     }
 
     fn module(&self, source: &'static Source) -> Result<Arc<CudaModule>> {

@@ -1,8 +1,9 @@
 //! The GPU: kernels of our own, compiled at run time, on a device or in the emulator.
 //!
 //! Files named like an operation turn its shapes into launches ([`launch`]) and touch no device. [`device`] drives a GPU
-//! through its driver, [`memory`] is the arena on it, [`backend`] puts them together. [`emulator`] is the emulated GPU's
-//! own interface, with which the kernels are tested one by one; [`stand_in`] puts it behind the driver's.
+//! through its driver, [`memory`] is the arena on it, with a lane for each run that is out, [`backend`] puts them together.
+//! [`emulator`] is the emulated GPU's own interface, with which the kernels are tested one by one; [`stand_in`] puts it
+//! behind the driver's.
 //! `kernels/README.md` lists the kernels.
 
 pub mod architecture;
@@ -16,10 +17,12 @@ pub mod gemm;
 pub mod head;
 pub mod heatmap;
 pub mod jit;
+mod lane;
 pub mod launch;
 pub mod layer_norm;
 pub mod memory;
 pub mod open;
+mod parameters;
 pub mod patch_embed;
 pub mod preprocess;
 pub mod registry;

@@ -1,6 +1,6 @@
 //! A device by its name: the driver that is loaded and the compiler that makes images for it.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{fmt, fs, path::PathBuf, sync::Arc};
 
 use cudarc::driver::CudaContext;
 
@@ -25,6 +25,36 @@ pub struct Opening {
     pub forced: Forced,
     /// The folder that keeps compiled kernels.
     pub cache: PathBuf,
+    /// Who is told while kernels are compiled.
+    pub progress: Progress,
+}
+
+/// Is told while kernels are compiled: how many of how many are done.
+#[derive(Clone, Default)]
+pub struct Progress(Option<Arc<dyn Fn(usize, usize) + Send + Sync>>);
+
+impl Progress {
+    /// Calls `told`, from several threads.
+    pub fn new(told: impl Fn(usize, usize) + Send + Sync + 'static) -> Self {
+        Progress(Some(Arc::new(told)))
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "told" } else { "silent" })
+    }
+}
+
+/// Compiles the files that a pass will want and that the cache does not have.
+fn compile(gpu: &Gpu, progress: &Progress, has: impl Fn(&Source) -> bool) -> Result<()> {
+    let missing: Vec<&'static Source> =
+        gpu.rungs.likely(gpu.target).into_iter().filter(|source| !has(source)).collect();
+    gpu.compile(&missing, &|done| {
+        if let Some(told) = &progress.0 {
+            told(done, missing.len());
+        }
+    })
 }
 
 /// The number of GPUs that the driver knows.
@@ -49,17 +79,21 @@ pub fn cuda_devices() -> Result<usize> {
 /// # Errors
 /// [`Error::Device`] without a driver, without this GPU, or without the run-time compiler.
 pub fn cuda(number: usize, opening: Opening) -> Result<Arc<Gpu>> {
-    let Opening { name, storage, forced, cache } = opening;
+    let Opening { name, storage, forced, cache, progress } = opening;
     let count = cuda_devices()?;
     if number >= count {
         return Err(Error::Device { device: name, reason: format!("there are {count} GPUs, numbered from 0") });
     }
-    let nvrtc = Nvrtc::find(&cache)?;
-    let compile = move |source: &Source, architecture: u32| {
-        nvrtc.cubin(Wanted { source, architecture: Architecture::of(architecture), defines: &[] })?.image()
+    let nvrtc = Arc::new(Nvrtc::find(&cache)?);
+    let compiler = nvrtc.clone();
+    let image = move |source: &Source, architecture: u32| {
+        compiler.cubin(Wanted { source, architecture: Architecture::of(architecture), defines: &[] })?.image()
     };
-    let setup = Setup { name, storage, rungs: Rungs::new(forced), compile: Box::new(compile), findings: || None };
-    Gpu::open(number, setup)
+    let setup = Setup { name, storage, rungs: Rungs::new(forced), compile: Box::new(image), findings: || None };
+    let gpu = Gpu::open(number, setup)?;
+    let architecture = Architecture::of(gpu.target.architecture);
+    compile(&gpu, &progress, |source| nvrtc.has(Wanted { source, architecture, defines: &[] }))?;
+    Ok(gpu)
 }
 
 /// The emulated GPU, behind the driver's interface.
@@ -67,14 +101,17 @@ pub fn cuda(number: usize, opening: Opening) -> Result<Arc<Gpu>> {
 /// # Errors
 /// [`Error::Device`] without a C++ compiler, or when this process has a real driver already.
 pub fn emulated(settings: Settings, opening: Opening) -> Result<Arc<Gpu>> {
-    let Opening { name, storage, forced, cache } = opening;
-    let cxx = HostCxx::find(&cache)?;
+    let Opening { name, storage, forced, cache, progress } = opening;
+    let cxx = Arc::new(HostCxx::find(&cache)?);
     stand_in::load(&cxx, settings)?;
-    let compile = move |source: &Source, _| {
-        let path = cxx.kernels(source, settings.mode, &[])?;
+    let compiler = cxx.clone();
+    let image = move |source: &Source, _| {
+        let path = compiler.kernels(source, settings.mode, &[])?;
         fs::read(&path).map_err(|error| Error::io(&path, error))
     };
     let (rungs, findings) = (Rungs::new(forced), stand_in::findings);
-    let setup = Setup { name, storage, rungs, compile: Box::new(compile), findings };
-    Gpu::open(0, setup)
+    let setup = Setup { name, storage, rungs, compile: Box::new(image), findings };
+    let gpu = Gpu::open(0, setup)?;
+    compile(&gpu, &progress, |source| cxx.has(source, settings.mode, &[]))?;
+    Ok(gpu)
 }

@@ -233,6 +233,30 @@ impl Rungs {
         Ok(launches)
     }
 
+    /// The files of the rungs that a pass will most likely want: of each ladder the forced one, or the highest two that this
+    /// target allows, without rung 1 where there is another.
+    pub fn likely(&self, target: Target) -> Vec<&'static Source> {
+        let mut ladders: BTreeMap<String, Vec<Rung>> = BTreeMap::new();
+        for rung in all() {
+            let is_allowed = self.allows((rung.operation, rung.direction, rung.number), target);
+            // What is f32 whatever the storage type has no other entry.
+            let has_type = rung.storages.contains(&target.storage) || rung.storages == [Storage::F32];
+            if is_allowed && has_type {
+                ladders.entry(rung.ladder()).or_default().push(rung);
+            }
+        }
+        let likely = ladders.into_iter().flat_map(|(ladder, mut rungs)| {
+            rungs.sort_by_key(|rung| std::cmp::Reverse(rung.number));
+            match self.forced.rung(&ladder) {
+                Some(forced) => rungs.retain(|rung| rung.number == forced),
+                None => rungs.truncate(2),
+            }
+            let alone = rungs.len() == 1;
+            rungs.into_iter().filter(move |rung| alone || rung.number > 1).map(|rung| rung.source)
+        });
+        likely.collect()
+    }
+
     /// The rungs that were picked so far, as `--kernel` names them.
     pub fn used(&self) -> Vec<String> {
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -244,6 +268,23 @@ impl Rungs {
 mod tests {
     use super::*;
     use crate::backend::gpu::gemm;
+
+    #[test]
+    fn likely_files_are_the_highest_two_rungs_without_the_first() {
+        let likely = |forced: &[&str], architecture, storage| {
+            let forced = forced.iter().map(|force| force.parse::<Force>().unwrap()).collect();
+            let sources = Rungs::new(forced).likely(Target { storage, architecture });
+            sources.iter().filter_map(|source| source.name.split("gemm/forward_").nth(1)).collect::<Vec<_>>().join(" ")
+        };
+        let (second, third) = ("2_mma_stages.cu", "3_tma_wgmma.cu");
+        assert_eq!(likely(&[], 90, Storage::Bf16), format!("{third} {second}"));
+        assert_eq!(likely(&[], 80, Storage::Bf16), second);
+        assert_eq!(likely(&[], 90, Storage::F32), second);
+        assert_eq!(likely(&["gemm_forward=1"], 90, Storage::Bf16), "1_thread_per_value.cu");
+        let all = Rungs::new(Forced::default()).likely(Target { storage: Storage::Bf16, architecture: 90 });
+        let ladders: BTreeSet<String> = super::all().iter().map(Rung::ladder).collect();
+        assert!(all.len() >= ladders.len() && all.len() < KERNELS.len());
+    }
 
     #[test]
     fn every_kernel_file_is_a_rung_with_a_card() {

@@ -48,8 +48,15 @@ pub struct KernelsArgs {
 /// Measures; an error when a rung is wrong.
 pub fn run(args: &KernelsArgs, console: &Console) -> anyhow::Result<ExitCode> {
     let ModelArgs { model, device, dtype, seed, kernels } = &args.model;
-    let options =
-        Options { device: *device, dtype: *dtype, seed: *seed, kernels: kernels.forced(), ..Options::default() };
+    let progress = console.compiling();
+    let options = Options {
+        device: *device,
+        dtype: *dtype,
+        seed: *seed,
+        kernels: kernels.forced(),
+        progress,
+        ..Options::default()
+    };
     let asked = KernelBench {
         batches: args.batches.clone(),
         texts: args.texts,

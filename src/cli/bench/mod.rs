@@ -31,8 +31,8 @@ pub struct BenchArgs {
     /// Timed repetitions
     #[arg(long, default_value_t = 10)]
     repeat: usize,
-    /// Repetitions before those
-    #[arg(long, default_value_t = 2)]
+    /// Repetitions before those: a GPU captures a pass in its second and third run
+    #[arg(long, default_value_t = 3)]
     warm: usize,
 }
 
@@ -58,7 +58,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> anyhow::Result<ExitCode> {
                 BenchPass::Method(method) => vec![method.clone()],
             };
             let question = engine.ask_random(methods, 1, args.model.seed)?;
-            let arena = engine.arena_bytes(batch.max(1), grid, &question)?;
+            let arena = engine.pass_bytes(batch.max(1), grid, &question)?.arena;
             let predicted = engine.weight_bytes(&question) + arena;
             let timed = engine.bench(pass, batch.max(1), args.warm, args.repeat.max(1), args.model.seed)?;
             rows.push(vec![

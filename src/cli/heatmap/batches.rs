@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use vitscope::{
     Error, Result,
     backend::PatchGrid,
-    engine::Explanation,
+    engine::{Explanation, Pending},
     image::{Prepared, Preprocess},
     report::{JsonLines, write_run_file},
 };
@@ -38,7 +38,16 @@ pub struct Run<'a> {
     limits: Batches,
     index: JsonLines,
     earlier: Earlier,
+    /// The batch that the device has, or has had.
+    waiting: Option<Submitted>,
     end: End,
+}
+
+/// A batch that was given to the device, or why it was not.
+struct Submitted {
+    pictures: Vec<Picture>,
+    /// Nothing where no picture of it needs a pass.
+    pending: Result<Option<Pending>, String>,
 }
 
 /// How a run ended.
@@ -83,7 +92,7 @@ impl<'a> Run<'a> {
         let reading = Reading { preprocess, decode: setup::decode(&args.preprocess), done: earlier.done() };
         let pictures = Pictures::read(inputs, reading);
         let record = Record::new(args, &asked, options);
-        Ok(Run { asked, console, record, pictures, limits, index, earlier, end })
+        Ok(Run { asked, console, record, pictures, limits, index, earlier, waiting: None, end })
     }
 
     /// Explains everything, or what comes before an interrupt.
@@ -111,6 +120,9 @@ impl<'a> Run<'a> {
         if !self.end.interrupted {
             self.flush(&mut batch, grid)?;
         }
+        if let Some(last) = self.waiting.take() {
+            self.write(last)?;
+        }
         self.earlier.drop_replaced(&self.record.folder.join("results.jsonl"))?;
         self.console.finish();
         setup::say_kernels(self.asked.engine.kernels_used(), self.console);
@@ -131,27 +143,40 @@ impl<'a> Run<'a> {
         self.limits.limit(engine, question, request, grid, self.console)
     }
 
-    /// Explains the pictures of one size that were gathered, and writes their results in order.
+    /// Gives the device the pictures of one size that were gathered, and writes the results of those before them
+    /// meanwhile.
     fn flush(&mut self, batch: &mut Vec<Picture>, grid: Option<PatchGrid>) -> anyhow::Result<()> {
-        let batch = std::mem::take(batch);
-        let ready = batch.iter().filter_map(|p| match &p.state {
+        let pictures = std::mem::take(batch);
+        let ready = pictures.iter().filter_map(|p| match &p.state {
             State::Ready(ready) => Some(&ready.prepared),
             State::Done | State::Failed(_) => None,
         });
         let ready: Vec<&Prepared> = ready.collect();
         let start = Instant::now();
-        let explained = match (ready.is_empty(), grid) {
-            (true, _) | (_, None) => Ok(Vec::new()),
-            _ => self.asked.engine.explain(&ready, &self.asked.question),
+        let pending = match (ready.is_empty(), grid) {
+            (true, _) | (_, None) => Ok(None),
+            _ => self.asked.engine.submit(&ready, &self.asked.question).map(Some),
         };
         self.end.computing += start.elapsed();
-        // What the request cannot mean on pictures of this size is their failure, not the run's.
-        let explained = match explained {
-            Err(error @ Error::Usage(_)) => Err(error.to_string()),
-            other => Ok(other?),
+        if let Some(earlier) = self.waiting.take() {
+            self.write(earlier)?;
+        }
+        self.waiting = Some(Submitted { pictures, pending: unless_usage(pending)? });
+        Ok(())
+    }
+
+    /// Writes the results of a batch in order, when they are there.
+    fn write(&mut self, submitted: Submitted) -> anyhow::Result<()> {
+        let Submitted { pictures, pending } = submitted;
+        let start = Instant::now();
+        let explained = match pending {
+            Err(reason) => Err(reason),
+            Ok(None) => Ok(Vec::new()),
+            Ok(Some(pending)) => unless_usage(self.asked.engine.collect(pending, &self.asked.question))?,
         };
+        self.end.computing += start.elapsed();
         let mut explanations = explained.iter().flatten();
-        let paired: Vec<(&Picture, Explained<'_>)> = batch
+        let paired: Vec<(&Picture, Explained<'_>)> = pictures
             .iter()
             .map(|picture| match (&picture.state, &explained) {
                 (State::Ready(_), Err(reason)) => (picture, Err(reason.clone())),
@@ -163,7 +188,7 @@ impl<'a> Run<'a> {
         let record = &self.record;
         let written: Vec<Result<Lines>> = paired.into_par_iter().map(|(p, e)| lines(record, p, e)).collect();
         let written = written.into_iter().collect::<Result<Vec<_>>>()?;
-        self.finish(&batch, written)
+        self.finish(&pictures, written)
     }
 
     /// Appends the lines of a batch to the index and tells the user.
@@ -198,6 +223,14 @@ impl<'a> Run<'a> {
         }
         self.console.advance(batch.len());
         Ok(())
+    }
+}
+
+/// What the request cannot mean on pictures of one size is their failure, not the run's.
+fn unless_usage<T>(result: Result<T>) -> Result<Result<T, String>> {
+    match result {
+        Err(error @ Error::Usage(_)) => Ok(Err(error.to_string())),
+        other => other.map(Ok),
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::{MapKey, Maps, append};
+use super::MapKey;
 use crate::{
     Result,
     backend::{Backend, Memory, Relevance, Tensor},
-    model::forward::BlockTape,
+    model::{
+        forward::BlockTape,
+        output::{MapFetch, MapFetches},
+    },
 };
 
 /// Rows that start at CLS: 1 in its place, 0 elsewhere (rows,T).
@@ -14,13 +17,8 @@ pub fn cls_rows<X: Backend>(m: &mut X::Memory, rows: usize, tokens: usize) -> Re
     let r = m.wide("relevance", &[rows, tokens])?;
     let mut values = vec![0.0; rows * tokens];
     values.iter_mut().step_by(tokens).for_each(|v| *v = 1.0);
-    m.upload(r, &values)?;
+    m.constant(r, &values)?;
     Ok(r)
-}
-
-/// Downloads rows (rows,T) without their CLS column: maps (rows,P).
-pub fn patches_of<X: Backend>(m: &mut X::Memory, r: Tensor, tokens: usize) -> Result<Vec<f64>> {
-    Ok(m.download(r)?.chunks(tokens).flat_map(|row| row[1..].iter().copied()).collect())
 }
 
 /// Attention rows and rollouts, the same for every target.
@@ -33,7 +31,7 @@ pub fn attention_maps<X: Backend>(
     keys: &BTreeSet<MapKey>,
     blocks: &[BlockTape],
     targets: usize,
-    maps: &mut Maps,
+    maps: &mut MapFetches,
 ) -> Result<()> {
     for &key in keys {
         let (steps, keep, gain) = match key {
@@ -49,8 +47,7 @@ pub fn attention_maps<X: Backend>(
             x.attention_row(m, relevance, block.qkv, block.lse, block.shape)?;
             row = out;
         }
-        let map = patches_of::<X>(m, row, shape.tokens)?;
-        append(maps, key, map.repeat(targets));
+        maps.entry(key).or_default().push(MapFetch::rows(m, row, shape.tokens, targets)?);
     }
     Ok(())
 }

@@ -1,12 +1,13 @@
 //! LeGrad (Bousselham et al., 2024): for each block a score of its own, from the mean over all tokens of its output,
 //! and the gradient of that score with respect to the block's attention probabilities, through this block alone.
 
-use super::{MapKey, Maps, append};
+use super::MapKey;
 use crate::{
     Result,
     backend::{Backend, Epilogue, Memory, ScoreKind, Tensor},
     model::{
         head::{self, Targets, Texts},
+        output::{MapFetch, MapFetches},
         pass::{Forwarded, Model},
         reverse,
     },
@@ -21,7 +22,7 @@ pub fn legrad_maps<X: Backend>(
     forward: &Forwarded,
     from: usize,
     targets: Targets,
-    maps: &mut Maps,
+    maps: &mut MapFetches,
 ) -> Result<()> {
     let (t, p, batch) = (model.grid.tokens(), model.grid.patches(), model.batch);
     let (tower, e) = (model.vision.tower(), model.vision.embed);
@@ -54,6 +55,6 @@ pub fn legrad_maps<X: Backend>(
         let d_o = reverse::to_attention(x, m, weights, tower.activation, dx, tape, tower.mlp_width, g, "legrad.")?;
         x.attention_positive_gradient(m, map, d_o, tape.qkv, tape.shape, g)?;
     }
-    append(maps, MapKey::Legrad(from), m.download(map)?);
+    maps.entry(MapKey::Legrad(from)).or_default().push(MapFetch::cells(m, map)?);
     Ok(())
 }

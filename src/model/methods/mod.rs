@@ -5,7 +5,7 @@ mod legrad;
 mod single_head;
 mod walk;
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::collections::BTreeSet;
 
 pub use attention::attention_maps;
 pub use legrad::legrad_maps;
@@ -42,17 +42,6 @@ impl MapKey {
             MapKey::GradEclip => Some(top),
             MapKey::Pixels => Some(0),
         }
-    }
-}
-
-/// Maps (targets, B, cells) by key, target-major.
-pub type Maps = BTreeMap<MapKey, Vec<f64>>;
-
-/// Appends a chunk of targets' maps.
-pub fn append(maps: &mut Maps, key: MapKey, values: Vec<f64>) {
-    match maps.entry(key) {
-        Entry::Vacant(entry) => _ = entry.insert(values),
-        Entry::Occupied(mut entry) => entry.get_mut().extend(values),
     }
 }
 

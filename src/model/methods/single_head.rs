@@ -3,26 +3,27 @@
 
 use std::collections::BTreeSet;
 
-use super::{MapKey, Maps, Needs, walk};
+use super::{MapKey, Needs, walk};
 use crate::{
     Result,
-    backend::{AttentionShape, Backend},
+    backend::{AttentionShape, Backend, Fetch},
     model::{
         forward,
+        output::MapFetches,
         pass::{Forwarded, Model},
         request::Edit,
     },
 };
 
-/// Recomputes the top block with one head and makes its map. Returns the scores' raw values (see [`Model::scores`]).
+/// Recomputes the top block with one head and makes its map. Returns the scores' raw values (see [`Model::score`]).
 pub fn single_head_maps<X: Backend>(
     x: &X,
     m: &mut X::Memory,
     model: &Model<'_, X>,
     forward: &Forwarded,
     edits: &[Edit],
-    maps: &mut Maps,
-) -> Result<Vec<f64>> {
+    maps: &mut MapFetches,
+) -> Result<Fetch> {
     let (top, tower) = (model.top(), model.vision.tower());
     let tape = &forward.blocks[top];
     let shape = AttentionShape { heads: 1, head_dim: tower.width, ..tape.shape };
@@ -42,7 +43,7 @@ pub fn single_head_maps<X: Backend>(
 
     let keys = BTreeSet::from([MapKey::GradEclip]);
     let needs = Needs { keys: &keys, top, latents_at: None };
-    let mut own = Maps::new();
+    let mut own = MapFetches::new();
     for targets in model.chunks(&needs) {
         let start = model.start(x, m, &modified, &ends, targets, "single.")?;
         walk(x, m, model, &modified, start, needs, &mut own, "single.")?;

@@ -1,15 +1,13 @@
 //! The shared reverse walk, from the score down as far as the methods ask: Grad-ECLIP at the last attention output,
 //! Grad-CAM at a block's input, Chefer's relevance beside it, and the pixels at its end.
 
-use super::{
-    MapKey, Maps, Needs, append,
-    attention::{cls_rows, patches_of},
-};
+use super::{MapKey, Needs, attention::cls_rows};
 use crate::{
     Result,
     backend::{Backend, Memory, Relevance, Tensor},
     model::{
         forward::named,
+        output::{MapFetch, MapFetches},
         pass::{Forwarded, Model},
         reverse,
     },
@@ -34,7 +32,7 @@ pub fn walk<X: Backend>(
     forward: &Forwarded,
     start: Walk,
     needs: Needs<'_>,
-    maps: &mut Maps,
+    maps: &mut MapFetches,
     scope: &str,
 ) -> Result<Option<Tensor>> {
     let (t, p, g) = (model.grid.tokens(), model.grid.patches(), start.g);
@@ -42,6 +40,7 @@ pub fn walk<X: Backend>(
     let tower = model.vision.tower();
     let mut dx = start.dx;
     let mut latents = None;
+    let mut push = |key, map| maps.entry(key).or_default().push(map);
     let mut row = if needs.relevance(needs.top) { Some(cls_rows::<X>(m, g, t)?) } else { None };
     for l in (0..=needs.top).rev() {
         if start.before_splice && l == needs.top {
@@ -64,7 +63,7 @@ pub fn walk<X: Backend>(
         if l == needs.top && needs.keys.contains(&MapKey::GradEclip) {
             let map = m.wide("map.grad-eclip", &[g, p])?;
             x.grad_eclip(m, map, d_o, tape.qkv, tape.shape, g)?;
-            append(maps, MapKey::GradEclip, m.download(map)?);
+            push(MapKey::GradEclip, MapFetch::cells(m, map)?);
         }
         // r <- r + r A: the row of R = (I + A_{L-1}) .. (I + A_from) that the score reads.
         let mut relevance = None;
@@ -79,12 +78,12 @@ pub fn walk<X: Backend>(
             x.attention_reverse(m, None, relevance, d_o, tape.qkv, tape.lse, tape.shape, g)?;
         }
         if let (Some(row), true) = (row, needs.keys.contains(&MapKey::Chefer(l))) {
-            append(maps, MapKey::Chefer(l), patches_of::<X>(m, row, t)?);
+            push(MapKey::Chefer(l), MapFetch::rows(m, row, t, 1)?);
         }
         if needs.keys.contains(&MapKey::GradCam(l)) {
             let map = m.wide("map.grad-cam", &[g, p])?;
             x.grad_cam(m, map, dx, tape.x, batch, t, d, g)?;
-            append(maps, MapKey::GradCam(l), m.download(map)?);
+            push(MapKey::GradCam(l), MapFetch::cells(m, map)?);
         }
         if !needs.input(l) {
             return Ok(latents);
@@ -92,7 +91,7 @@ pub fn walk<X: Backend>(
     }
     if needs.keys.contains(&MapKey::Pixels) {
         let dpixels = reverse::to_pixels(x, m, model.vision, dx, &forward.embed, batch, model.grid, g, scope)?;
-        append(maps, MapKey::Pixels, m.download(dpixels)?);
+        push(MapKey::Pixels, MapFetch::cells(m, dpixels)?);
     }
     Ok(latents)
 }

@@ -1,15 +1,11 @@
 //! Compiled kernels on disk. A file is either whole or not there, and its name tells everything that decided its bytes.
 
 use std::{
-    collections::HashMap,
     env,
     ffi::OsString,
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use sha2::{Digest, Sha256};
@@ -49,13 +45,12 @@ fn folder_from(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf> {
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
-    in_progress: Mutex<HashMap<String, Arc<Mutex<()>>>>,
 }
 
 impl Cache {
     /// In `folder`, which need not exist yet.
     pub fn new(folder: &Path) -> Self {
-        Cache { folder: folder.to_path_buf(), in_progress: Mutex::new(HashMap::new()) }
+        Cache { folder: folder.to_path_buf() }
     }
 
     /// Where a file of this name is or will be.
@@ -70,13 +65,22 @@ impl Cache {
     /// [`Error::Io`] when the folder cannot be written, and those of `build`.
     pub fn file(&self, name: &str, build: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<PathBuf> {
         let path = self.path(name);
-        // Threads of this process build a file once; of two processes the later one replaces the same bytes.
-        let lock =
-            self.in_progress.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone();
-        let _building = lock.lock().unwrap_or_else(PoisonError::into_inner);
         if path.is_file() {
             return Ok(path);
         }
+        fs::create_dir_all(&self.folder).map_err(|error| Error::io(&self.folder, error))?;
+        // Threads and processes that want the same file wait for the first. Where the file system has no locks they all
+        // build it, and the last one replaces the same bytes.
+        let lock = self.path(&format!(".{name}.lock"));
+        let held = File::create(&lock).map_err(|error| Error::io(&lock, error))?;
+        let _ = held.lock();
+        let made = if path.is_file() { Ok(()) } else { self.build(name, &path, build) };
+        // Whoever waits for it finds the result; that it cannot be removed is not the news.
+        let _ = fs::remove_file(&lock);
+        made.map(|()| path)
+    }
+
+    fn build(&self, name: &str, path: &Path, build: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<()> {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let folder = self.folder.join(format!(".{name}.{}.{serial}.tmp", std::process::id()));
@@ -84,11 +88,11 @@ impl Cache {
         let made = fs::canonicalize(&folder).map_err(|error| Error::io(&folder, error)).and_then(|folder| {
             let out = folder.join(name);
             build(&folder, &out)?;
-            fs::rename(&out, &path).map_err(|error| Error::io(&path, error))
+            fs::rename(&out, path).map_err(|error| Error::io(path, error))
         });
         // What is left of a build is of no use, and that it cannot be removed is not the news.
         let _ = fs::remove_dir_all(&folder);
-        made.map(|()| path)
+        made
     }
 }
 

@@ -84,7 +84,7 @@ impl HostCxx {
         let units = EMULATOR.iter().filter(|source| source.name.ends_with(".cpp"));
         let all: String = units.map(|unit| format!("#include \"{}\"\n", unit.name)).collect();
         let parts = [&[all.as_str()], RUNTIME_LINK, processor_flags()].concat();
-        self.cached("emulator", &parts, EMULATOR, |folder, out| {
+        self.cached(&self.name("emulator", &parts, EMULATOR), EMULATOR, |folder, out| {
             write(&folder.join("runtime.cpp"), &all)?;
             let mut command = self.command(folder);
             command.args(processor_flags()).args(["-shared", "-I.", "runtime.cpp", "-o"]).arg(out).args(RUNTIME_LINK);
@@ -97,25 +97,35 @@ impl HostCxx {
     /// # Errors
     /// As [`HostCxx::runtime`].
     pub fn kernels(&self, source: &Source, mode: Mode, defines: &[&str]) -> Result<PathBuf> {
-        let mut options: Vec<String> = processor_flags().iter().map(|flag| flag.to_string()).collect();
-        options.extend(defines.iter().map(|define| format!("-D{define}")));
-        if mode == Mode::Checked {
-            // Only the calls at each access are wanted: the sanitizer's library is not linked.
-            options.push("-fsanitize=thread".into());
-        }
-        let mut parts: Vec<&str> = KERNEL_FLAGS.to_vec();
-        parts.extend(options.iter().map(String::as_str));
-        let mut sources = source.with_headers();
-        sources.extend(EMULATOR.iter().filter(|s| s.name.ends_with("device.h")));
-        let stem = Path::new(source.name).file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        self.cached(&stem, &parts, &sources, |folder, out| {
+        let (name, sources, options) = self.named(source, mode, defines);
+        self.cached(&name, &sources, |folder, out| {
             let mut compile = self.command(folder);
-            compile.args(KERNEL_FLAGS).args(&options).args(["-Ikernels", "-c", source.name, "-o", "kernel.o"]);
+            compile.args(options).args(["-Ikernels", "-c", source.name, "-o", "kernel.o"]);
             run(compile, source.name)?;
             let mut link = self.command(folder);
             link.args(["-shared", "kernel.o", "-o"]).arg(out);
             run(link, source.name)
         })
+    }
+
+    /// Whether the cache has them.
+    pub fn has(&self, source: &Source, mode: Mode, defines: &[&str]) -> bool {
+        self.cache.path(&self.named(source, mode, defines).0).is_file()
+    }
+
+    /// The file of a source's kernels, what it is made from, and how it is compiled.
+    fn named(&self, source: &Source, mode: Mode, defines: &[&str]) -> (String, Vec<Source>, Vec<String>) {
+        let flags = KERNEL_FLAGS.iter().chain(processor_flags()).map(|flag| flag.to_string());
+        let mut options: Vec<String> = flags.chain(defines.iter().map(|define| format!("-D{define}"))).collect();
+        if mode == Mode::Checked {
+            // Only the calls at each access are wanted: the sanitizer's library is not linked.
+            options.push("-fsanitize=thread".into());
+        }
+        let mut sources = source.with_headers();
+        sources.extend(EMULATOR.iter().filter(|s| s.name.ends_with("device.h")));
+        let stem = Path::new(source.name).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let parts: Vec<&str> = options.iter().map(String::as_str).collect();
+        (self.name(&stem, &parts, &sources), sources, options)
     }
 
     /// A compiler that runs in `folder` and whose debug information has paths as in the repository.
@@ -126,18 +136,20 @@ impl HostCxx {
         command
     }
 
-    /// The file of this key, made by `build` in a folder of its own when it is not there yet.
+    /// A file's name: it tells everything that decides the bytes.
+    fn name(&self, stem: &str, options: &[&str], sources: &[Source]) -> String {
+        let parts = [&[self.version.as_str()], FLAGS, options].concat();
+        format!("{stem}-{}.so", key(&parts, sources))
+    }
+
+    /// The file of this name, made by `build` in a folder of its own, with the sources in it, when it is not there yet.
     fn cached(
         &self,
-        stem: &str,
-        options: &[&str],
+        name: &str,
         sources: &[Source],
         build: impl FnOnce(&Path, &Path) -> Result<()>,
     ) -> Result<PathBuf> {
-        let mut parts = vec![self.version.as_str()];
-        parts.extend(FLAGS);
-        parts.extend(options);
-        self.cache.file(&format!("{stem}-{}.so", key(&parts, sources)), |folder, out| {
+        self.cache.file(name, |folder, out| {
             for source in sources {
                 write(&folder.join(source.name), source.text)?;
             }

@@ -6,11 +6,9 @@ use std::{
     fs,
     path::{Path, PathBuf},
     ptr,
-    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use libloading::Library;
-use rayon::prelude::*;
 
 use super::{
     Source,
@@ -203,18 +201,11 @@ impl Nvrtc {
     /// # Errors
     /// [`Error::Device`] with the compiler's messages; [`Error::Io`] when the cache cannot be written.
     pub fn cubin(&self, wanted: Wanted) -> Result<Cubin> {
-        let Wanted { source, architecture, defines } = wanted;
-        let mut options = vec![format!("--gpu-architecture={architecture}")];
-        options.extend(OPTIONS.iter().map(|option| option.to_string()));
-        options.extend(defines.iter().map(|define| format!("--define-macro={define}")));
-        let sources = source.with_headers();
-        let version = format!("nvrtc {}.{}", self.version.0, self.version.1);
-        let parts: Vec<&str> = [version.as_str()].into_iter().chain(options.iter().map(String::as_str)).collect();
-        let stem = source.name.trim_start_matches("kernels/").trim_end_matches(".cu").replace('/', "_");
-        let name = format!("{stem}-{architecture}-{}", key(&parts, &sources));
+        let (sources, options) = (wanted.source.with_headers(), options(wanted));
+        let name = self.name(wanted, &sources, &options);
         let log = self.cache.path(&format!("{name}.log"));
         let path = self.cache.file(&format!("{name}.cubin"), |_, out| {
-            let (cubin, said) = self.compile(source, &sources, &options)?;
+            let (cubin, said) = self.compile(wanted.source, &sources, &options)?;
             // Before the cubin, so that a cubin that is there has its log.
             write_file(&log, said.as_bytes())?;
             fs::write(out, cubin).map_err(|error| Error::io(out, error))
@@ -223,18 +214,18 @@ impl Nvrtc {
         Ok(Cubin { path, log })
     }
 
-    /// Several compilations in parallel. `progress` is called with how many are done.
-    ///
-    /// # Errors
-    /// As [`Nvrtc::cubin`].
-    pub fn cubins(&self, wanted: &[Wanted], progress: &(dyn Fn(usize) + Sync)) -> Result<Vec<Cubin>> {
-        let done = AtomicUsize::new(0);
-        let compile = |&wanted: &Wanted| {
-            let cubin = self.cubin(wanted);
-            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
-            cubin
-        };
-        wanted.par_iter().map(compile).collect()
+    /// Whether the cache has it.
+    pub fn has(&self, wanted: Wanted) -> bool {
+        let name = self.name(wanted, &wanted.source.with_headers(), &options(wanted));
+        self.cache.path(&format!("{name}.cubin")).is_file()
+    }
+
+    /// The file's name without its ending: it tells everything that decides the bytes.
+    fn name(&self, Wanted { source, architecture, .. }: Wanted, sources: &[Source], options: &[String]) -> String {
+        let version = format!("nvrtc {}.{}", self.version.0, self.version.1);
+        let parts: Vec<&str> = [version.as_str()].into_iter().chain(options.iter().map(String::as_str)).collect();
+        let stem = source.name.trim_start_matches("kernels/").trim_end_matches(".cu").replace('/', "_");
+        format!("{stem}-{architecture}-{}", key(&parts, sources))
     }
 
     /// The cubin and the log.
@@ -316,6 +307,13 @@ impl Drop for Compilation<'_> {
             unsafe { (self.api.destroy)(&mut self.program) };
         }
     }
+}
+
+fn options(Wanted { architecture, defines, .. }: Wanted) -> Vec<String> {
+    let mut options = vec![format!("--gpu-architecture={architecture}")];
+    options.extend(OPTIONS.iter().map(|option| option.to_string()));
+    options.extend(defines.iter().map(|define| format!("--define-macro={define}")));
+    options
 }
 
 /// The libraries of a folder, newest first.
