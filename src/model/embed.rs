@@ -56,7 +56,7 @@ pub struct EmbedJob {
     pub embeddings: bool,
 }
 
-/// The forward of the run's input: pictures ([`forward::input`]) or a stream.
+/// The forward of the run's input: pictures or a stream.
 ///
 /// # Errors
 /// Those of the device.

@@ -54,7 +54,7 @@ fn every_shell_gets_a_script_and_every_command_has_help() {
 fn details_come_with_v() {
     let folder = tempfile::tempdir().unwrap();
     let said = stderr(&vitscope(folder.path(), &["heatmap", "-v"]).code(0));
-    for part in ["f32 on cpu (auto: ", "of arena predicted", "peak memory", "images per second"] {
+    for part in ["f32 on cpu (auto: ", "of arena and ", "of pictures predicted", "peak memory", "images per second"] {
         assert!(said.contains(part), "{part}: {said}");
     }
 }
