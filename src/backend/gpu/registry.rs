@@ -87,14 +87,18 @@ impl Rung {
     }
 }
 
-/// The storage types that a kernel file has entries for: what its `ENTRY(T)` lines name, and how entries written out end.
+/// The storage types that a kernel file has entries for: what its `ENTRY(T)` lines name. Entries written out count where there
+/// are no others: beside them they are helpers, the same for every type.
 fn storages(text: &str) -> Vec<Storage> {
-    fn name(line: &str) -> Option<&str> {
-        let given = ["ENTRY(", "ENTRIES("].into_iter().find_map(|start| line.strip_prefix(start));
-        let written = || Some(line.strip_prefix("REGISTER_KERNEL(")?.rsplit_once("__")?.1);
-        given.or_else(written)?.split([',', ')']).next()
+    fn first(list: &str) -> Option<&str> {
+        list.split([',', ')']).next()
     }
-    let names: Vec<&str> = text.lines().filter_map(name).collect();
+    let by_macro = |line| first(["ENTRY(", "ENTRIES("].into_iter().find_map(|start| str::strip_prefix(line, start))?);
+    let written = |line| first(str::strip_prefix(line, "REGISTER_KERNEL(")?.rsplit_once("__")?.1);
+    let mut names: Vec<&str> = text.lines().filter_map(by_macro).collect();
+    if names.is_empty() {
+        names = text.lines().filter_map(written).collect();
+    }
     [Storage::F32, Storage::F16, Storage::Bf16].into_iter().filter(|storage| names.contains(&storage.name())).collect()
 }
 
@@ -326,6 +330,7 @@ mod tests {
         assert_eq!(storages("ENTRY(f16)\nENTRIES(f32)\n"), [Storage::F32, Storage::F16]);
         assert_eq!(storages("#define ENTRY(T)\nENTRY(bf16, 64)\n"), [Storage::Bf16]);
         assert_eq!(storages("REGISTER_KERNEL(rows_fill__1__f32)\n    REGISTER_KERNEL(a__1__##T)"), [Storage::F32]);
+        assert_eq!(storages("ENTRY(f16)\nREGISTER_KERNEL(a_merge__1__f32)\n"), [Storage::F16]);
     }
 
     #[test]
