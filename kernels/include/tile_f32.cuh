@@ -18,9 +18,13 @@ DEV u32 quad_chunk(int row, int chunk) { return u32((row >> 1) * 128 + ((row % 2
 // In rows of 512 bytes lanes read neighbours.
 DEV u32 plain_chunk(int row, int chunk) { return u32(row * 512 + chunk * 16); }
 
-// As the product of 16-bit types, but finish(m, n, v) has 4 neighbouring results.
-template <bool B_IS_KN, class Finish>
-DEV void product(const float* a, const float* b, int rows, int columns, int depth, Finish finish) {
+// A as it is.
+struct Unchanged {};
+
+// As the product of 16-bit types, but finish(m, n, v) has 4 neighbouring results, and change(m, k, v) may change 4
+// neighbours of A, from column k of row m on, before they are multiplied.
+template <bool B_IS_KN, class Finish, class Change = Unchanged>
+DEV void product(const float* a, const float* b, int rows, int columns, int depth, Finish finish, Change change = {}) {
     DYNAMIC_SHARED(memory);
     const u32 shared = shared_address(memory);
     const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
@@ -44,6 +48,18 @@ DEV void product(const float* a, const float* b, int rows, int columns, int dept
     for (int step = 0; step < STAGES - 1; step++) fill(step);
     for (int step = 0; step < steps; step++) {
         copy_async_wait<STAGES - 2>();
+        if constexpr (!is_same<Change, Unchanged>) {
+            // Each thread changes what it copied itself, so it need not wait for the others yet.
+            for (int i = threadIdx.x; i < M * K_F32 / CHUNK_F32; i += THREADS) {
+                const int row = i / (K_F32 / CHUNK_F32), chunk = i % (K_F32 / CHUNK_F32), k = step * K_F32 + chunk * CHUNK_F32;
+                if (m0 + row < rows && k < depth) {
+                    float* at = reinterpret_cast<float*>(memory + step % STAGES * STAGE_BYTES + quad_chunk(row, chunk));
+                    Vec<float> v = load_vec(at);
+                    change(m0 + row, k, v.at);
+                    store_vec(at, v);
+                }
+            }
+        }
         // Everyone's copies of this stage are there, and everyone has read the stage that is filled next.
         block_barrier();
         fill(step + STAGES - 1);

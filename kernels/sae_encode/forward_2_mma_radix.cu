@@ -2,21 +2,23 @@
 // out  the code of rows first.. first+rows of x: index (N,C+1) u32, z, edited, slope, edit_slope (N,C) f32
 //      pre (rows,S) f32: h
 // in   x (N,D) T, w (S,D) T, folded_bias (S), row_sums (S) or null, row_norms (S) or null f32; the activation's parameters;
-//      edits, see include/sae.cuh; mask (tokens) u8: row n is coded if mask[n % tokens]   T = f16 or bf16
-//      h = ((w x - shift row_sums) / divisor + folded_bias) row_norms. The k largest come by value, then index; all else
-//      by index. NaN never fires.
+//      edits, see include/sae.cuh; mask (tokens) u8: row n is coded if mask[n % tokens]   T = f32, f16 or bf16
+//      f32: bias (S), input_bias (D) or null, mean (D) or null instead of folded_bias and row_sums
+//      h = ((w x - shift row_sums) / divisor + folded_bias) row_norms; f32: (w ((x - shift) / divisor - input_bias) + bias)
+//      row_norms. The k largest come by value, then index; all else by index. NaN never fires.
 // idea        the norm is a line through x, so the product takes x as it is, by mma.sync, and its epilogue does the rest.
+//             That costs bits which f32 has and its users want: there x is normed on its way to 8 x 8 multiply-adds a thread.
 //             Then a block a row. Top-k: a histogram of the leading bits of (value, -index), and of the next bits below the
 //             k-th until few candidates are left; each candidate's rank among them is its slot, so the order in which they
 //             were found does not matter. Groups: a warp each. All else: what fires, in order, by prefix sums.
-// needs       sm_80+, D and S multiples of 8, pointers aligned to 16, 64 KiB shared memory (product); S a multiple of 4,
-//             pre aligned to 16, k at most 1024 (top-k); any GPU (groups)
+// needs       sm_80+, D and S multiples of 16 bytes, pointers aligned to 16, 64 KiB shared memory (product); S a multiple
+//             of 4, pre aligned to 16, k at most 1024 (top-k); any GPU (groups)
 // bytes/flops (N*D + S*D) values, 4*N*S bytes written and read twice for most rows; 2*N*S*D flops
 // predicted   product as gemm forward 2; top-k limited by L2 at 64 rows a piece: 5 us a piece at S = 65536
 // measured    never run on a GPU; executed by the emulator only
 // checked by  tests/emulator/sae_encode.rs
 #include "include/sae_select.cuh"
-#include "include/tile.cuh"
+#include "include/tile_f32.cuh"
 
 // shift and 1/divisor of each row's norm, in the first slots of `edited` and `edit_slope`, which are written last.
 template <class T>
@@ -47,6 +49,29 @@ DEV void product(float* pre, const float* shifts, const float* gains, const T* x
             for (int e = 0; e < 4; e++) h.at[e] = ((v[i + e] - shift * sums.at[e]) * row_gain + bias.at[e]) * norms.at[e];
             store_vec(pre + i64(m) * S + s + i, h);
         }
+    });
+}
+
+// The same in f32, of x that is normed before it is multiplied, as in rung 1.
+DEV void product_f32(float* pre, const float* shifts, const float* gains, const float* x, const float* w, const float* bias,
+                     const float* input_bias, const float* mean, const float* row_norms, float gain, int first, int rows,
+                     int S, int C, int D) {
+    auto finish = [&](int m, int s, float(&v)[4]) {
+        const Vec<float> own = load_vec(bias + s);
+        Vec<float> norms = {1.0f, 1.0f, 1.0f, 1.0f}, h;
+        if (row_norms) norms = load_vec(row_norms + s);
+#pragma unroll
+        for (int e = 0; e < 4; e++) h.at[e] = (v[e] + own.at[e]) * norms.at[e];
+        store_vec(pre + i64(m) * S + s, h);
+    };
+    tile::product<false>(x + i64(first) * D, w, rows, S, D, finish, [&](int m, int d, float(&v)[4]) {
+        const i64 n = first + m;
+        const float row_gain = gains ? gains[n * C] : gain, shift = gains ? shifts[n * C] : 0.0f;
+        Vec<float> from = {shift, shift, shift, shift}, less = {};
+        if (mean) from = load_vec(mean + d);
+        if (input_bias) less = load_vec(input_bias + d);
+#pragma unroll
+        for (int e = 0; e < 4; e++) v[e] = (v[e] - from.at[e]) * row_gain - less.at[e];
     });
 }
 
@@ -126,13 +151,16 @@ DEV void all_that_fire(const sae::Row& row, const float* h, int activation, floa
     sae::finish(row, used, edits, edit_count, forced_count, scratch);
 }
 
-#define ENTRY(T)                                                                                                       \
-    KERNEL void __launch_bounds__(sae::SELECT_THREADS)                                                                             \
+#define NORMS(T)                                                                                                       \
+    KERNEL void __launch_bounds__(sae::SELECT_THREADS)                                                                 \
         sae_encode_forward_norms__2__##T(float* edited, float* edit_slope, const T* x, int norm, float norm_value,     \
                                          int N, int C, int D) {                                                        \
         norms(edited, edit_slope, x, norm, norm_value, N, C, D);                                                       \
     }                                                                                                                  \
-    REGISTER_KERNEL(sae_encode_forward_norms__2__##T)                                                                  \
+    REGISTER_KERNEL(sae_encode_forward_norms__2__##T)
+
+#define ENTRY(T)                                                                                                       \
+    NORMS(T)                                                                                                           \
     KERNEL void __launch_bounds__(tile::THREADS, 2) sae_encode_forward_product__2__##T(                                \
         float* pre, const float* shifts, const float* gains, const T* x, const T* w, const float* folded_bias,         \
         const float* row_sums, const float* row_norms, float gain, int first, int rows, int S, int C, int D) {         \
@@ -142,6 +170,15 @@ DEV void all_that_fire(const sae::Row& row, const float* h, int activation, floa
 
 ENTRY(f16)
 ENTRY(bf16)
+
+NORMS(f32)
+KERNEL void __launch_bounds__(tile::THREADS, 1) sae_encode_forward_product__2__f32(
+    float* pre, const float* shifts, const float* gains, const float* x, const float* w, const float* bias,
+    const float* input_bias, const float* mean, const float* row_norms, float gain, int first, int rows, int S, int C,
+    int D) {
+    product_f32(pre, shifts, gains, x, w, bias, input_bias, mean, row_norms, gain, first, rows, S, C, D);
+}
+REGISTER_KERNEL(sae_encode_forward_product__2__f32)
 
 #define SELECT(part, call)                                                                                             \
     KERNEL void __launch_bounds__(sae::SELECT_THREADS) sae_encode_forward_##part##__2__f32(                                        \

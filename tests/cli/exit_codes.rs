@@ -67,6 +67,19 @@ fn edits_layers_latents_and_tokens_out_of_range_are_usage_errors() {
     assert!(message.contains("--text"), "{message}");
 }
 
+/// What was asked for by name is not replaced in silence: these rungs take 16-bit types only.
+#[test]
+fn a_rung_that_does_not_serve_is_a_usage_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let (photos, spliced) = (photos(folder.path(), 1), spliced());
+    let run = ["heatmap", photos.to_str().unwrap(), "--text", "a dog", "--device", "emulated", "--dtype", "f32"];
+    let message = stderr(&vitscope(folder.path(), &with(&run, &spliced, &["--kernel", "sae_encode=3"])).code(2));
+    let said = "--kernel sae_encode_forward=3: this rung does not serve these sizes in f32 on sm_90";
+    assert!(message.contains(said), "{message}");
+    let message = stderr(&vitscope_with(folder.path(), &run, ("VITSCOPE_KERNEL", "gemm_forward=3")).code(2));
+    assert!(message.contains("gemm_forward=3: this rung does not serve"), "{message}");
+}
+
 #[test]
 fn files_that_are_no_model_or_no_fitting_sae_are_3() {
     let folder = tempfile::tempdir().unwrap();

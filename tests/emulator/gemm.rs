@@ -111,6 +111,12 @@ fn check_rung(emulator: &Emulator, rung: u32, shapes: &[(usize, usize, usize)]) 
     }
 }
 
+/// Every kernel over a small shape.
+pub fn every_kernel(emulator: &Emulator) {
+    check_rung(emulator, 1, &[(5, 3, 7)]);
+    check_rung(emulator, 2, &[(17, 24, 40)]);
+}
+
 #[test]
 fn rung_1_is_right_for_any_shape() {
     for emulator in checked().take(2) {
@@ -128,7 +134,7 @@ fn rung_2_is_right_for_rows_of_whole_chunks() {
 /// More row tiles than a group has: a full one and the rest, over several tiles of the weight.
 #[test]
 fn rung_2_goes_over_all_groups_of_tiles() {
-    let emulator = Emulator::new(&CXX, Settings::fast()).unwrap();
+    let emulator = Emulator::new(&CXX, Settings::checked(1)).unwrap();
     check_rung(&emulator, 2, &[(128 * 17 + 5, 264, 8)]);
 }
 

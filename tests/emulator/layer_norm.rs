@@ -108,14 +108,23 @@ fn check_rung(rung: u32, shapes: &[(usize, usize)]) {
     }
 }
 
+/// Every kernel over a small shape.
+pub fn every_kernel(emulator: &Emulator) {
+    for rung in 1..=layer_norm::Forward::TOP {
+        check::<f32>(emulator, rung, 3, 16);
+        check::<f16>(emulator, rung, 3, 16);
+        check::<bf16>(emulator, rung, 3, 16);
+    }
+}
+
 #[test]
 fn rung_1_is_right_for_any_shape() {
-    check_rung(1, &[(1, 1), (17, 5), (50, 64), (129, 33), (3, 768)]);
+    check_rung(1, &[(1, 1), (17, 5), (50, 64), (129, 33), (3, 768), (197, 3), (257, 8), (577, 2)]);
 }
 
 #[test]
 fn rung_2_is_right_for_whole_vectors() {
-    check_rung(2, &[(1, 8), (17, 64), (50, 96), (3, 768), (5, 1024), (1, 2048)]);
+    check_rung(2, &[(1, 8), (17, 64), (50, 96), (3, 768), (5, 1024), (1, 2048), (197, 24), (257, 8), (577, 8)]);
 }
 
 #[test]

@@ -117,7 +117,27 @@ fn check_positions<T: Storage>(emulator: &Emulator, rung: u32, batch: usize, tok
     assert_close("positions", &dev_x.download().unwrap(), &exact, |_| 2.0 * f32::UNIT);
 }
 
-/// Partial patches at the edges, patches of odd sides, one patch, padded rows.
+fn check_all(emulator: &Emulator, rung: u32, batch: usize, grid: PatchGrid, stride: usize) {
+    check::<f32>(emulator, rung, batch, grid, stride);
+    check::<f16>(emulator, rung, batch, grid, stride);
+    check::<bf16>(emulator, rung, batch, grid, stride);
+}
+
+fn check_all_positions(emulator: &Emulator, rung: u32, batch: usize, tokens: usize, width: usize) {
+    check_positions::<f32>(emulator, rung, batch, tokens, width);
+    check_positions::<f16>(emulator, rung, batch, tokens, width);
+    check_positions::<bf16>(emulator, rung, batch, tokens, width);
+}
+
+/// Every kernel over a small shape.
+pub fn every_kernel(emulator: &Emulator) {
+    for rung in 1..=Patches::TOP {
+        check_all(emulator, rung, 1, PatchGrid::of(8, 12, 4), 48);
+        check_all_positions(emulator, rung, 3, 5, 16);
+    }
+}
+
+/// Partial patches at the edges, patches of odd sides, one patch, padded rows; the lengths of real sequences.
 #[test]
 fn every_rung_moves_every_pixel_to_its_place() {
     for emulator in checked() {
@@ -127,15 +147,16 @@ fn every_rung_moves_every_pixel_to_its_place() {
                 for stride in
                     [3 * patch * patch, row_length(3 * patch * patch, 8), row_length(3 * patch * patch, 8) + 8]
                 {
-                    check::<f32>(&emulator, rung, batch, grid, stride);
-                    check::<f16>(&emulator, rung, batch, grid, stride);
-                    check::<bf16>(&emulator, rung, batch, grid, stride);
+                    check_all(&emulator, rung, batch, grid, stride);
                 }
             }
-            for (batch, tokens, width) in [(2, 5, 17), (3, 50, 64), (1, 1, 8)] {
-                check_positions::<f32>(&emulator, rung, batch, tokens, width);
-                check_positions::<f16>(&emulator, rung, batch, tokens, width);
-                check_positions::<bf16>(&emulator, rung, batch, tokens, width);
+            for side in [4, 7, 14, 16, 24] {
+                check_all(&emulator, rung, 1, PatchGrid::of(2 * side, 2 * side, 2), 16);
+            }
+            for (batch, tokens, width) in
+                [(2, 5, 17), (3, 50, 64), (1, 1, 8), (3, 17, 24), (1, 197, 8), (1, 257, 16), (1, 577, 8)]
+            {
+                check_all_positions(&emulator, rung, batch, tokens, width);
             }
         }
     }

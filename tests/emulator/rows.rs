@@ -44,14 +44,25 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, n: usize, width: usize) {
     }
 }
 
+fn check_all(emulator: &Emulator, rung: u32, n: usize, width: usize) {
+    check::<f32>(emulator, rung, n, width);
+    check::<f16>(emulator, rung, n, width);
+    check::<bf16>(emulator, rung, n, width);
+}
+
+/// Every kernel over a small shape.
+pub fn every_kernel(emulator: &Emulator) {
+    for rung in 1..=Add::TOP {
+        check_all(emulator, rung, 3, 16);
+    }
+}
+
 #[test]
 fn every_rung_is_right_for_any_shape() {
     for emulator in checked() {
         for rung in 1..=Add::TOP {
-            for (n, width) in [(1, 1), (17, 5), (50, 64), (3, 520)] {
-                check::<f32>(&emulator, rung, n, width);
-                check::<f16>(&emulator, rung, n, width);
-                check::<bf16>(&emulator, rung, n, width);
+            for (n, width) in [(1, 1), (17, 5), (50, 64), (3, 520), (197, 8), (257, 3), (577, 8)] {
+                check_all(&emulator, rung, n, width);
             }
         }
     }

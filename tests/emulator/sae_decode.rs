@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use vitscope::{
     backend::{
         Arena, Backend, Memory,
-        gpu::{emulator::Emulator, sae, sae_decode},
+        gpu::{emulator::Emulator, launch::Ladder, sae, sae_decode},
     },
     model::{Splice, Through},
     weights::{InputNorm, SaeActivation},
@@ -126,11 +126,16 @@ impl<T: Storage> Magnitudes<'_, T> {
     }
 }
 
-fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>) {
+const SPLICES: [Splice; 2] = [Splice::Replace, Splice::KeepError];
+
+fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>, splices: &[Splice]) {
     let (n, d, s) = (case.n, case.weights.width, case.weights.latents);
     let g = 2 * n;
+    // Three images where the rows are of three.
+    let batch = if n % 3 == 0 { 3 } else { 1 };
+    let tokens = n / batch;
     let slots = X.sae_slots(&X.sae(&case.weights).unwrap(), &case.edits);
-    let specs = [("y", n * d), ("dx", g * d), ("dz", g * slots), ("dy", g * d), ("score", 1), ("dlatent", n * d)];
+    let specs = [("y", n * d), ("dx", g * d), ("dz", g * slots), ("dy", g * d), ("score", batch), ("dlatent", n * d)];
     let mut truth = Truth::new(case, &specs);
     let [y, dx, dz, dy, score, dlatent] = specs.map(|(name, len)| truth.m.tensor(name, &[len]).unwrap());
     let values_dy: Vec<T> = random(g * d, 1.0, 0.0, 20);
@@ -164,7 +169,7 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>) {
         to.iter_mut().zip(sizes.dz(row, dy)).for_each(|(to, size)| *to = size);
     }
 
-    for splice in [Splice::Replace, Splice::KeepError] {
+    for &splice in splices {
         let what = format!("{n} x {d} of {s}, {:?} {splice}", case.weights.norm);
         X.sae_splice(&mut truth.m, y, truth.x, code, &truth.sae, splice, &case.mask, n).unwrap();
         let dev_y = emulator.unwritten::<T>(n * d).unwrap();
@@ -210,13 +215,17 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>) {
     // A latent that fires somewhere, and one that need not.
     for id in [values.index.iter().flatten().next().map_or(0, |&id| id as usize), s - 1] {
         let what = format!("latent {id} of {s}, {:?}", case.weights.norm);
-        X.sae_latent(&mut truth.m, score, code, id, 1, n).unwrap();
+        X.sae_latent(&mut truth.m, score, code, id, batch, tokens).unwrap();
         X.sae_latent_reverse(&mut truth.m, dlatent, truth.x, code, &truth.sae, id, n).unwrap();
-        let (dev_score, dev_dx) = (emulator.unwritten::<f32>(1).unwrap(), emulator.unwritten::<T>(n * d).unwrap());
-        let pass = sae_decode::Latent { score: dev_score.address(), code: on_device, id, batch: 1, tokens: n };
+        let (dev_score, dev_dx) = (emulator.unwritten::<f32>(batch).unwrap(), emulator.unwritten::<T>(n * d).unwrap());
+        let pass = sae_decode::Latent { score: dev_score.address(), code: on_device, id, batch, tokens };
         run(emulator, &pass, rung, T::STORAGE).unwrap();
-        assert_close(&what, &dev_score.download().unwrap(), &truth.m.read(score).unwrap(), |_| {
-            f32_steps(n) * (0..n).flat_map(|row| sizes.each(row, |[z, ..]| z)).map(|(_, z)| z).sum::<f64>()
+        assert_close(&what, &dev_score.download().unwrap(), &truth.m.read(score).unwrap(), |image| {
+            f32_steps(tokens)
+                * (image * tokens..(image + 1) * tokens)
+                    .flat_map(|row| sizes.each(row, |[z, ..]| z))
+                    .map(|(_, z)| z)
+                    .sum::<f64>()
         });
         let pass = sae_decode::LatentReverse {
             dx: dev_dx.address(),
@@ -239,10 +248,10 @@ fn check<T: Storage>(emulator: &Emulator, rung: u32, case: &Case<T>) {
 fn every_norm<T: Storage>(emulator: &Emulator, rung: u32, (n, d, s): (usize, usize, usize)) {
     for (norm, rescale) in norms(d).into_iter().zip([true, false, true, false]) {
         let mut case = case::<T>((n, d, s), SaeActivation::TopK { k: s / 2, relu: false }, norm, rescale, false);
-        check(emulator, rung, &case);
+        check(emulator, rung, &case, &SPLICES);
         case.edits = edits(&["scale:0,1=-1.5", "add:2,5=0.75", "set:3=1.25", "zero:4"]);
         case.mask = vec![true, true, false];
-        check(emulator, rung, &case);
+        check(emulator, rung, &case, &SPLICES);
     }
 }
 
@@ -252,6 +261,45 @@ fn check_rung(rung: u32, shapes: [(usize, usize, usize); 3]) {
         every_norm::<f32>(&emulator, rung, shape);
         every_norm::<f16>(&emulator, rung, shape);
         every_norm::<bf16>(&emulator, rung, shapes[0]);
+    }
+}
+
+/// `n` rows of `k` latents of `s`, a width of 16.
+fn keep_error<T: Storage>(emulator: &Emulator, rung: u32, n: usize, k: usize, s: usize) {
+    let activation = SaeActivation::TopK { k, relu: false };
+    let case = case::<T>((n, 16, s), activation, InputNorm::LayerNorm { eps: 1e-5 }, true, false);
+    check(emulator, rung, &case, &[Splice::KeepError]);
+}
+
+/// Every kernel over a small shape.
+pub fn every_kernel(emulator: &Emulator) {
+    for rung in 1..=sae_decode::Forward::TOP {
+        keep_error::<f32>(emulator, rung, 3, 4, 10);
+        keep_error::<f16>(emulator, rung, 3, 4, 10);
+        keep_error::<bf16>(emulator, rung, 3, 4, 10);
+    }
+}
+
+#[test]
+fn every_rung_sums_every_k() {
+    let [one, other] = &checked().skip(1).collect::<Vec<_>>()[..] else { unreachable!() };
+    for rung in 1..=sae_decode::Forward::TOP {
+        for k in [1, 31, 32, 64, 256] {
+            keep_error::<f32>(one, rung, 3, k, 260);
+            keep_error::<f16>(one, rung, 3, k, 260);
+            keep_error::<bf16>(other, rung, 3, k, 260);
+        }
+    }
+}
+
+#[test]
+fn every_rung_splices_the_sequences_of_real_models() {
+    for (emulator, tokens) in checked().chain(checked()).zip([1, 3 * 17, 50, 197, 257, 577]) {
+        for rung in 1..=sae_decode::Forward::TOP {
+            keep_error::<f32>(&emulator, rung, tokens, 3, 10);
+            keep_error::<f16>(&emulator, rung, tokens, 3, 10);
+            keep_error::<bf16>(&emulator, rung, tokens, 3, 10);
+        }
     }
 }
 

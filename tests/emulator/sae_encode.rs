@@ -81,21 +81,24 @@ fn exact<T: Storage>(emulator: &Emulator, rung: u32, d: usize, s: usize) {
     }
 }
 
+/// Whole numbers, of which many are equal: every k, over latents that fill no tile and rows with what is no number.
 fn every_top_k<T: Storage>(emulator: &Emulator, rung: u32, s: usize) {
     for k in [1, 31, 32, 64, 256] {
+        let pre_rows = if rung == 3 { room(6, k, s) } else { 3 };
         for relu in [true, false] {
             let mut case = case::<T>((3, 8, s), SaeActivation::TopK { k, relu }, InputNorm::None, false, true);
+            case.x[8 + 1] = T::of(f64::NAN);
             case.edits = edits(&["set:7,11=2"]);
             // One row where nothing is positive but for the infinity, one where all is equal but for these four.
             for (latent, bias) in [(1, f32::NAN), (2, f32::INFINITY), (s - 1, f32::INFINITY), (5, f32::NEG_INFINITY)] {
                 case.weights.encoder_bias[latent] = bias;
             }
-            check(emulator, rung, &case, 3, 0.0);
+            check(emulator, rung, &case, pre_rows, 0.0);
             case.weights.encoder.fill(0.0);
             case.weights.encoder_bias.iter_mut().for_each(|bias| *bias = if bias.is_finite() { -1.0 } else { *bias });
-            check(emulator, rung, &case, 3, 0.0);
+            check(emulator, rung, &case, pre_rows, 0.0);
             case.weights.encoder_bias.iter_mut().for_each(|bias| *bias = if *bias == -1.0 { 0.0 } else { *bias });
-            check(emulator, rung, &case, 3, 0.0);
+            check(emulator, rung, &case, pre_rows, 0.0);
         }
     }
 }
@@ -125,6 +128,45 @@ fn check_rung(rung: u32, shapes: [(usize, usize); 3]) {
     }
 }
 
+/// Every kernel over a small shape.
+pub fn every_kernel(emulator: &Emulator) {
+    fn of_rung<T: Storage>(emulator: &Emulator, rung: u32, activations: Vec<SaeActivation>) {
+        for activation in activations {
+            let case = case::<T>((3, 8, 24), activation, InputNorm::LayerNorm { eps: 1e-5 }, true, false);
+            check(emulator, rung, &case, if rung == 3 { room(3, 4, 24) } else { 3 }, slack(&case));
+        }
+    }
+    for rung in 1..=2 {
+        of_rung::<f32>(emulator, rung, activations(24));
+        of_rung::<f16>(emulator, rung, activations(24));
+        of_rung::<bf16>(emulator, rung, activations(24));
+    }
+    of_rung::<f16>(emulator, 3, vec![SaeActivation::TopK { k: 4, relu: true }]);
+    of_rung::<bf16>(emulator, 3, vec![SaeActivation::TopK { k: 4, relu: false }]);
+}
+
+/// Rows past a tile of them, with a mask as long as the sequence.
+#[test]
+fn every_rung_codes_the_sequences_of_real_models() {
+    fn of_rung<T: Storage>(emulator: &Emulator, rung: u32, tokens: usize, k: usize) {
+        let activation = SaeActivation::TopK { k, relu: true };
+        let mut case = case::<T>((tokens, 8, 24), activation, InputNorm::None, true, true);
+        case.mask = (0..tokens).map(|token| token % 3 != 1).collect();
+        // In pieces, the last of which is shorter.
+        let most = tokens.div_ceil(2);
+        check(emulator, rung, &case, if rung == 3 { room(most.max(128), k, 24) } else { most }, 0.0);
+    }
+    for (emulator, tokens) in checked().chain(checked()).zip([1, 17, 50, 197, 257, 577]) {
+        for rung in 1..=sae_encode::Forward::TOP {
+            of_rung::<f16>(&emulator, rung, tokens, 4);
+            of_rung::<bf16>(&emulator, rung, tokens, 4);
+            if rung < 3 {
+                of_rung::<f32>(&emulator, rung, tokens, 4);
+            }
+        }
+    }
+}
+
 #[test]
 fn rung_1_is_the_cpus_code() {
     check_rung(1, [(6, 10), (8, 14), (5, 38)]);
@@ -132,9 +174,10 @@ fn rung_1_is_the_cpus_code() {
 
 #[test]
 fn rung_1_selects_every_k() {
-    for emulator in checked().take(2) {
-        every_top_k::<bf16>(&emulator, 1, 300);
-    }
+    let [in_order, one, other] = &checked().collect::<Vec<_>>()[..] else { unreachable!() };
+    every_top_k::<f32>(in_order, 1, 300);
+    every_top_k::<f16>(one, 1, 300);
+    every_top_k::<bf16>(other, 1, 300);
 }
 
 #[test]
@@ -145,9 +188,10 @@ fn rung_2_is_the_cpus_code() {
 
 #[test]
 fn rung_2_selects_every_k() {
-    for emulator in checked() {
-        every_top_k::<bf16>(&emulator, 2, 304);
-    }
+    let [in_order, one, other] = &checked().collect::<Vec<_>>()[..] else { unreachable!() };
+    every_top_k::<f32>(in_order, 2, 300);
+    every_top_k::<f16>(one, 2, 304);
+    every_top_k::<bf16>(other, 2, 1160);
 }
 
 #[test]
@@ -172,6 +216,13 @@ fn room(lists: usize, k: usize, s: usize) -> usize {
 
 #[test]
 fn rung_3_selects_every_k() {
+    let [one, other] = &checked().skip(1).collect::<Vec<_>>()[..] else { unreachable!() };
+    every_top_k::<f16>(one, 3, 1160);
+    every_top_k::<bf16>(other, 3, 392);
+}
+
+#[test]
+fn rung_3_shortens_its_lists_under_edits_masks_and_norms() {
     for (emulator, relu) in checked().zip([true, false, true]) {
         // Two shares of 5 tiles, of which lists overflow; the last tile is not whole.
         for k in [1, 31, 32, 64, 256] {

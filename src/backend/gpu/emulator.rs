@@ -225,6 +225,11 @@ impl Emulator {
         Ok(Emulator { runtime, device, mode: settings.mode })
     }
 
+    /// What is checked of a launch.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
     /// The kernels of a source file, with `NAME=VALUE` options.
     ///
     /// # Errors

@@ -87,18 +87,18 @@ impl Rung {
     }
 }
 
-/// The storage types that a kernel file has entries for: what its `ENTRY(T)` lines name. Entries written out count where there
-/// are no others: beside them they are helpers, the same for every type.
+/// The storage types that a kernel file has entries for: what its `ENTRY(T)` lines name, and how entries written out end. Those
+/// that are the same for every type do not count, where there are others.
 fn storages(text: &str) -> Vec<Storage> {
     fn first(list: &str) -> Option<&str> {
         list.split([',', ')']).next()
     }
     let by_macro = |line| first(["ENTRY(", "ENTRIES("].into_iter().find_map(|start| str::strip_prefix(line, start))?);
-    let written = |line| first(str::strip_prefix(line, "REGISTER_KERNEL(")?.rsplit_once("__")?.1);
+    let written = |line| str::strip_prefix(line, "REGISTER_KERNEL(")?.strip_suffix(')')?.rsplit_once("__");
     let mut names: Vec<&str> = text.lines().filter_map(by_macro).collect();
-    if names.is_empty() {
-        names = text.lines().filter_map(written).collect();
-    }
+    let is_all = names.is_empty();
+    let has_types = |part: &str| is_all || text.contains(&format!("REGISTER_KERNEL({part}__##T)"));
+    names.extend(text.lines().filter_map(written).filter(|(part, _)| has_types(part)).map(|(_, name)| name));
     [Storage::F32, Storage::F16, Storage::Bf16].into_iter().filter(|storage| names.contains(&storage.name())).collect()
 }
 
@@ -331,6 +331,8 @@ mod tests {
         assert_eq!(storages("#define ENTRY(T)\nENTRY(bf16, 64)\n"), [Storage::Bf16]);
         assert_eq!(storages("REGISTER_KERNEL(rows_fill__1__f32)\n    REGISTER_KERNEL(a__1__##T)"), [Storage::F32]);
         assert_eq!(storages("ENTRY(f16)\nREGISTER_KERNEL(a_merge__1__f32)\n"), [Storage::F16]);
+        let product = "    REGISTER_KERNEL(a__1__##T)\nENTRY(f16)\nREGISTER_KERNEL(a__1__f32)\n";
+        assert_eq!(storages(product), [Storage::F32, Storage::F16]);
     }
 
     #[test]

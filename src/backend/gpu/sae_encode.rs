@@ -103,7 +103,7 @@ impl Forward {
         (rule.norm != norm::FIXED).then(|| self.launch("_norms", 2, storage, shape, args))
     }
 
-    /// What the epilogue of a product on tensor cores makes pre-activations from, from `shifts` to the norm's gain.
+    /// The norm of each row as a product by tiles takes it: `shifts`, gains, and the gain that all rows share.
     fn epilogue(&self) -> [Arg; 3] {
         let Sae { rule, .. } = self.sae;
         let (gains, gain) = match rule.norm {
@@ -113,13 +113,13 @@ impl Forward {
         [Arg::Pointer(self.code.edited), Arg::Pointer(gains), Arg::F32(gain)]
     }
 
-    /// Its operands.
+    /// The operands of a product on tensor cores.
     fn operands(&self) -> [Arg; 5] {
         let Sae { encoder, folded_bias, row_sums, row_norms, .. } = self.sae;
         [self.x, encoder, folded_bias, row_sums, row_norms].map(Arg::Pointer)
     }
 
-    /// h, on tensor cores.
+    /// h, by tiles: on tensor cores, but for f32, which keeps its bits by norming x first.
     fn product(&self, storage: Storage, first: usize, rows: usize) -> Launch {
         let Sae { rule, .. } = self.sae;
         let shape = Shape {
@@ -129,7 +129,12 @@ impl Forward {
         };
         let [shifts, gains, gain] = self.epilogue();
         let sizes = [first, rows, rule.latents, self.code.slots, rule.width].map(Arg::size);
-        let args = [&[Arg::Pointer(self.pre), shifts, gains], &self.operands()[..], &[gain], &sizes].concat();
+        let Sae { encoder, bias, input_bias, mean, row_norms, .. } = self.sae;
+        let operands = match storage {
+            Storage::F32 => [self.x, encoder, bias, input_bias, mean, row_norms].map(Arg::Pointer).to_vec(),
+            _ => self.operands().to_vec(),
+        };
+        let args = [&[Arg::Pointer(self.pre), shifts, gains], &operands[..], &[gain], &sizes].concat();
         self.launch("_product", 2, storage, shape, args)
     }
 
@@ -238,13 +243,13 @@ impl Ladder for Forward {
         let Sae { rule, .. } = self.sae;
         let storage = target.storage;
         let whole = [rule.width, rule.latents].iter().all(|n| n.is_multiple_of(storage.run()));
-        let has_mma = whole && storage != Storage::F32 && target.architecture >= 80;
+        let has_tiles = whole && target.architecture >= 80;
         let norms = || self.norms(storage).into_iter();
         // Where one half of rung 2 does not serve, rung 1's takes its place.
         let (has_product, selection) = match rung {
             1 => (false, None),
-            2 if has_mma || self.selection().is_some() => (has_mma, self.selection()),
-            3 if has_mma => {
+            2 if has_tiles || self.selection().is_some() => (has_tiles, self.selection()),
+            3 if has_tiles && storage != Storage::F32 => {
                 let lists = self.lists()?;
                 let pieces = self.pieces(lists.rows).flat_map(|(first, rows)| self.fused(storage, lists, first, rows));
                 return Some(norms().chain(pieces).collect());
