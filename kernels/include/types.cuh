@@ -50,13 +50,7 @@ DEV float float_of(u32 bits) {
     return x;
 }
 
-// Round to nearest even; a NaN becomes the one NaN that the GPU's conversion gives.
-DEV bf16 to_bf16(float x) {
-    u32 bits = bits_of(x);
-    if ((bits & 0x7fffffff) > 0x7f800000) return {0x7fff};
-    return {u16((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
-}
-
+// As to_bf16.
 DEV f16 to_f16(float x) {
     const u32 bits = bits_of(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
     if (magnitude > 0x7f800000) return {0x7fff};
@@ -90,12 +84,6 @@ DEV u32 atomic_add(u32* address, u32 value) { return emu::atomic_add(address, va
 DEV u32 bits_of(float x) { return __float_as_uint(x); }
 DEV float float_of(u32 bits) { return __uint_as_float(bits); }
 
-DEV bf16 to_bf16(float x) {
-    bf16 r;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r.bits) : "f"(x));
-    return r;
-}
-
 DEV f16 to_f16(float x) {
     f16 r;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r.bits) : "f"(x));
@@ -111,6 +99,25 @@ DEV float to_float(f16 x) {
 DEV u32 shared_address(const void* pointer) { return u32(__cvta_generic_to_shared(pointer)); }
 DEV float atomic_add(float* address, float value) { return atomicAdd(address, value); }
 DEV u32 atomic_add(u32* address, u32 value) { return atomicAdd(address, value); }
+
+#endif
+
+#if defined(VITSCOPE_EMULATED) || __CUDA_ARCH__ < 800
+
+// Round to nearest even; a NaN becomes the one NaN that the GPU's conversion gives. sm_80 is the first to have one.
+DEV bf16 to_bf16(float x) {
+    const u32 bits = bits_of(x);
+    if ((bits & 0x7fffffff) > 0x7f800000) return {0x7fff};
+    return {u16((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
+#else
+
+DEV bf16 to_bf16(float x) {
+    bf16 r;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r.bits) : "f"(x));
+    return r;
+}
 
 #endif
 

@@ -121,8 +121,9 @@ template <class See> DEV void each_key(const Lists& from, See see) {
     }
 }
 
-// Blocks of the candidates' kernel on an SM. For sm_100 the compiler wants more registers than two blocks leave.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 1000
+// Blocks of the candidates' kernel on an SM. For sm_100, 103 and 110 the compiler wants more registers than two blocks
+// leave.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000 && __CUDA_ARCH__ < 1200
 constexpr int RESIDENT = 1;
 #else
 constexpr int RESIDENT = 2;

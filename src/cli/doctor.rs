@@ -11,7 +11,10 @@ use clap::Args;
 use serde_json::{Map, Value};
 use vitscope::{
     Error,
-    backend::gpu::jit::{HostCxx, Nvdisasm, Nvrtc, cache_folder},
+    backend::gpu::{
+        jit::{HostCxx, Nvdisasm, Nvrtc, cache_folder},
+        open::driver_version,
+    },
     engine::{AskedDtype, Device},
     weights::{HubCache, HubId},
 };
@@ -61,7 +64,7 @@ fn machine() -> Vec<(&'static str, String)> {
         ("vector units", vector_units()),
         ("threads", threads.to_string()),
         ("memory", format!("{}, {} available", size(memory::total()), size(memory::available()))),
-        ("CUDA driver", driver_version().unwrap_or_else(|| "not found".into())),
+        ("CUDA driver", driver()),
     ]
 }
 
@@ -117,16 +120,7 @@ fn vector_units() -> String {
     if found.is_empty() { "unknown".into() } else { found.join(" ") }
 }
 
-fn cuda_driver() -> bool {
-    // SAFETY: loads the driver's library and unloads it again; nothing in it is called.
-    unsafe { cudarc::driver::sys::is_culib_present() }
-}
-
 /// The newest CUDA that the driver serves.
-fn driver_version() -> Option<String> {
-    let mut version = 0;
-    // SAFETY: asked only where the library is present; every driver has this function, and it needs no initialisation.
-    let status = cuda_driver().then(|| unsafe { cudarc::driver::sys::cuDriverGetVersion(&mut version) })?;
-    let known = status == cudarc::driver::sys::CUresult::CUDA_SUCCESS;
-    Some(if known { format!("CUDA {}.{}", version / 1000, version % 1000 / 10) } else { format!("{status:?}") })
+fn driver() -> String {
+    driver_version().map_or_else(|error| error.to_string(), |(major, minor)| format!("CUDA {major}.{minor}"))
 }

@@ -74,10 +74,41 @@ pub fn cuda_devices() -> Result<usize> {
     }
 }
 
+/// The newest CUDA that the driver serves, major and minor.
+///
+/// # Errors
+/// [`Error::Device`] when there is no driver, or it fails.
+pub fn driver_version() -> Result<(u32, u32)> {
+    let failed = |reason: String| Error::Device { device: "cuda".into(), reason };
+    // SAFETY: loads the driver's library and unloads it again; nothing in it is called.
+    if !unsafe { cudarc::driver::sys::is_culib_present() } {
+        return Err(failed("there is no NVIDIA driver".into()));
+    }
+    let mut version = 0;
+    // SAFETY: the number is written; every driver has this function, and it needs no initialisation.
+    let status = unsafe { cudarc::driver::sys::cuDriverGetVersion(&mut version) };
+    status.result().map_err(|error| failed(format!("the NVIDIA driver fails: {error}")))?;
+    let version = version.unsigned_abs();
+    Ok((version / 1000, version % 1000 / 10))
+}
+
+/// Refuses a compiler whose images the driver does not load: a driver serves toolkits of its own major version and of older
+/// ones (NVIDIA's "CUDA Compatibility"). CUDA 13 changed even the kind of file that an image is.
+fn check_versions(nvrtc: (u32, u32), driver: (u32, u32)) -> std::result::Result<(), String> {
+    if nvrtc.0 <= driver.0 {
+        return Ok(());
+    }
+    let ((major, minor), (most, most_minor)) = (nvrtc, driver);
+    Err(format!(
+        "the driver is of CUDA {most}.{most_minor} and does not load what NVRTC {major}.{minor} compiles: name an NVRTC of \
+         CUDA {most} or older in VITSCOPE_NVRTC, or install a newer driver"
+    ))
+}
+
 /// GPU `number` of the NVIDIA driver.
 ///
 /// # Errors
-/// [`Error::Device`] without a driver, without this GPU, or without the run-time compiler.
+/// [`Error::Device`] without a driver, without this GPU, or without a run-time compiler that suits the driver.
 pub fn cuda(number: usize, opening: Opening) -> Result<Arc<Gpu>> {
     let Opening { name, storage, forced, cache, progress } = opening;
     let count = cuda_devices()?;
@@ -85,6 +116,8 @@ pub fn cuda(number: usize, opening: Opening) -> Result<Arc<Gpu>> {
         return Err(Error::Device { device: name, reason: format!("there are {count} GPUs, numbered from 0") });
     }
     let nvrtc = Arc::new(Nvrtc::find(&cache)?);
+    check_versions(nvrtc.version(), driver_version()?)
+        .map_err(|reason| Error::Device { device: name.clone(), reason })?;
     let compiler = nvrtc.clone();
     let image = move |source: &Source, architecture: u32| {
         compiler.cubin(Wanted { source, architecture: Architecture::of(architecture), defines: &[] })?.image()
@@ -114,4 +147,20 @@ pub fn emulated(settings: Settings, opening: Opening) -> Result<Arc<Gpu>> {
     let gpu = Gpu::open(0, setup)?;
     compile(&gpu, &progress, |source| cxx.has(source, settings.mode, &[]))?;
     Ok(gpu)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compiler_newer_than_the_driver_is_refused_with_both_versions() {
+        for (nvrtc, driver) in [((13, 0), (13, 0)), ((12, 9), (12, 4)), ((13, 1), (13, 0)), ((12, 4), (13, 0))] {
+            assert_eq!(check_versions(nvrtc, driver), Ok(()), "{nvrtc:?} {driver:?}");
+        }
+        let refused = check_versions((13, 0), (12, 8)).unwrap_err();
+        for said in ["CUDA 12.8", "NVRTC 13.0", "VITSCOPE_NVRTC"] {
+            assert!(refused.contains(said), "{refused}");
+        }
+    }
 }

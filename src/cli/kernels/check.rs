@@ -25,7 +25,7 @@ use crate::cli::console::{Console, columns};
 #[derive(Args)]
 pub struct CheckArgs {
     /// Architectures, separated by commas
-    #[arg(long, value_delimiter = ',', default_value = "sm_80,sm_86,sm_89,sm_90a,sm_100a,sm_120a")]
+    #[arg(long, value_delimiter = ',', default_value = "sm_75,sm_80,sm_86,sm_89,sm_90a,sm_100a,sm_120a")]
     arch: Vec<Architecture>,
 }
 
