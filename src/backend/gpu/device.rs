@@ -30,8 +30,8 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// Dynamic shared memory that a kernel may use without asking for more.
-const SHARED_BY_DEFAULT: u32 = 48 * 1024;
+/// Dynamic shared memory that a kernel may use without asking for more: 48 KiB, less what it may have declared itself.
+const SHARED_BY_DEFAULT: u32 = 32 * 1024;
 
 /// Makes a module's image from its source, for a compute capability.
 pub type Compile = Box<dyn Fn(&Source, u32) -> Result<Vec<u8>> + Send + Sync>;
@@ -198,8 +198,10 @@ impl Gpu {
     /// [`Error::Device`] when the range is not the device's.
     pub fn write(&self, to: Pointer, bytes: &[u8]) -> Result<()> {
         self.stream.context().bind_to_thread().map_err(|error| self.failed(error))?;
-        // SAFETY: the driver copies pageable memory before it returns, and checks the device's range.
-        unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }.map_err(|error| self.failed(error))
+        // SAFETY: the bytes outlive the copy, which is waited for; the driver checks the device's range.
+        unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }
+            .and_then(|()| self.stream.synchronize())
+            .map_err(|error| self.failed(error))
     }
 
     /// Copies bytes on the device, after what was launched before.
