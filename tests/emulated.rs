@@ -115,15 +115,17 @@ fn passes_that_are_remembered_give_the_same_bits() {
         .iter()
         .map(|image| {
             let mut fresh = Engine::open(&Source::Demo, &options(EMULATED, Dtype::F16)).unwrap();
-            let question = fresh.ask(&request).unwrap();
-            fresh.explain(&[image], &question).unwrap().remove(0)
+            explain(&mut fresh, &[image], &request).remove(0)
         })
         .collect();
+    // A forward of its own between them has its own arena.
+    let stream = engine.streams(&[&images[0]], &[1]).unwrap();
     let mut pending = std::collections::VecDeque::new();
     for i in 0..3 * images.len() {
         pending.push_back((i, engine.submit(&[&images[i % images.len()]], &question).unwrap()));
         if pending.len() == 2 || i + 1 == 3 * images.len() {
             let (of, oldest) = pending.pop_front().unwrap();
+            assert_eq!(engine.streams(&[&images[0]], &[1]).unwrap(), stream);
             let explanation = engine.collect(oldest, &question).unwrap();
             same(&explanation[0].result, &alone[of % images.len()].result);
         }

@@ -180,18 +180,12 @@ pub struct DeviceRunner<D: Device> {
     device: D,
     vision: Option<Vision<D::Matrix, D::Vector>>,
     saes: Vec<D::Sae>,
-    /// The last pass with its arena: those of one kind follow each other.
-    slot: Slot<D>,
+    /// The last pass of each kind with its arena: those of one kind follow each other.
+    job: Option<Box<JobPass<D>>>,
+    embed: Option<Box<EmbedPass<D>>>,
     issued: u64,
     /// What was waited for and not yet collected.
     done: BTreeMap<Ticket, JobOutput>,
-}
-
-/// The pass that holds the arena.
-enum Slot<D: Device> {
-    Empty,
-    Job(Box<JobPass<D>>),
-    Embed(Box<EmbedPass<D>>),
 }
 
 /// A job's arena, what lives as long as it does, and the runs that are out.
@@ -253,12 +247,12 @@ impl<D: Device> DeviceRunner<D> {
     /// Without a model.
     pub fn new(device: D) -> Self {
         let (saes, done) = Default::default();
-        DeviceRunner { device, vision: None, saes, slot: Slot::Empty, issued: 0, done }
+        DeviceRunner { device, vision: None, saes, job: None, embed: None, issued: 0, done }
     }
 
-    /// Waits for everything that is out and gives the arena back.
-    fn clear(&mut self) -> Result<()> {
-        if let Slot::Job(mut pass) = std::mem::replace(&mut self.slot, Slot::Empty) {
+    /// Waits for the jobs that are out and gives their arena back.
+    fn finish_jobs(&mut self) -> Result<()> {
+        if let Some(mut pass) = self.job.take() {
             while let Some((ticket, output)) = pass.collect()? {
                 self.done.insert(ticket, output);
             }
@@ -372,42 +366,40 @@ impl<D: Device> Runner for DeviceRunner<D> {
     }
 
     fn load_vision(&mut self, checkpoint: &ClipCheckpoint) -> Result<()> {
-        self.clear()?;
+        self.finish_jobs()?;
+        self.embed = None;
         self.vision = Some(Vision::load(&self.device, checkpoint)?);
         Ok(())
     }
 
     fn load_saes(&mut self, weights: &[&SaeWeights]) -> Result<()> {
-        self.clear()?;
+        self.finish_jobs()?;
         self.saes = Vec::new();
         self.saes = weights.iter().map(|weights| self.device.sae(weights)).collect::<Result<_>>()?;
         Ok(())
     }
 
     fn embed_images(&mut self, job: &EmbedJob, pictures: &Pictures, input: Input<'_>) -> Result<Embedded> {
-        let fits = matches!(&self.slot, Slot::Embed(pass) if pass.job == *job && pass.pictures == *pictures);
-        if !fits {
-            self.clear()?;
-            let (device, vision) = (&self.device, loaded(&self.vision)?);
-            let inputs = Inputs::new(device, vision, job.grid, pictures)?;
-            let (plan, promised) = Plan::record(device, false, |x, m| {
-                embed_images(x, m, vision, &inputs.positions, inputs.table.as_ref(), job)
-            })?;
-            let memory = device.arena(plan, false)?;
-            let (job, pictures) = (job.clone(), pictures.clone());
-            self.slot = Slot::Embed(Box::new(EmbedPass { job, pictures, inputs, memory, promised }));
-        }
         let (device, vision) = (&self.device, loaded(&self.vision)?);
-        // An arena in which something failed is not used again.
-        let Slot::Embed(mut pass) = std::mem::replace(&mut self.slot, Slot::Empty) else {
-            return Err(Error::usage("no pass was prepared"));
+        // Taken, so that an arena in which something failed is not used again.
+        let known = self.embed.take().filter(|pass| pass.job == *job && pass.pictures == *pictures);
+        let mut pass = match known {
+            Some(pass) => pass,
+            None => {
+                let inputs = Inputs::new(device, vision, job.grid, pictures)?;
+                let (plan, promised) = Plan::record(device, false, |x, m| {
+                    embed_images(x, m, vision, &inputs.positions, inputs.table.as_ref(), job)
+                })?;
+                let memory = device.arena(plan, false)?;
+                Box::new(EmbedPass { job: job.clone(), pictures: pictures.clone(), inputs, memory, promised })
+            }
         };
         let EmbedPass { inputs, memory, .. } = &mut *pass;
         launch(memory, input, |m| {
             device.enter(|| embed_images(device, m, vision, &inputs.positions, inputs.table.as_ref(), job))
         })?;
         let embedded = pass.promised.values(&mut pass.memory.collect()?);
-        self.slot = Slot::Embed(pass);
+        self.embed = Some(pass);
         Ok(embedded)
     }
 
@@ -427,16 +419,17 @@ impl<D: Device> Runner for DeviceRunner<D> {
     }
 
     fn submit(&mut self, job: &Job, input: Input<'_>) -> Result<Ticket> {
-        if !matches!(&self.slot, Slot::Job(pass) if pass.job == *job) {
-            self.clear()?;
-            let PlannedJob { inputs, texts, plan, promised } = self.plan(job)?;
-            let memory = self.device.arena(plan, job.watched)?;
-            let out = VecDeque::new();
-            self.slot = Slot::Job(Box::new(JobPass { job: job.clone(), inputs, texts, memory, promised, out }));
+        if self.job.as_ref().is_some_and(|pass| pass.job != *job) {
+            self.finish_jobs()?;
         }
-        // An arena in which something failed is not used again.
-        let Slot::Job(mut pass) = std::mem::replace(&mut self.slot, Slot::Empty) else {
-            return Err(Error::usage("no pass was prepared"));
+        // Taken, so that an arena in which something failed is not used again.
+        let mut pass = match self.job.take() {
+            Some(pass) => pass,
+            None => {
+                let PlannedJob { inputs, texts, plan, promised } = self.plan(job)?;
+                let memory = self.device.arena(plan, job.watched)?;
+                Box::new(JobPass { job: job.clone(), inputs, texts, memory, promised, out: VecDeque::new() })
+            }
         };
         if pass.out.len() == pass.memory.lanes() {
             self.done.extend(pass.collect()?);
@@ -450,7 +443,7 @@ impl<D: Device> Runner for DeviceRunner<D> {
         self.issued += 1;
         let ticket = Ticket(self.issued);
         pass.out.push_back(ticket);
-        self.slot = Slot::Job(pass);
+        self.job = Some(pass);
         Ok(ticket)
     }
 
@@ -459,11 +452,7 @@ impl<D: Device> Runner for DeviceRunner<D> {
             if let Some(output) = self.done.remove(&ticket) {
                 return Ok(output);
             }
-            let collected = match &mut self.slot {
-                Slot::Job(pass) => pass.collect()?,
-                Slot::Empty | Slot::Embed(_) => None,
-            };
-            let Some((oldest, output)) = collected else {
+            let Some((oldest, output)) = self.job.as_mut().map_or(Ok(None), |pass| pass.collect())? else {
                 return Err(Error::usage("this job was collected before, or never submitted"));
             };
             self.done.insert(oldest, output);
