@@ -242,8 +242,8 @@ bench_type() {
 }
 bench_type "${types[0]}"
 
-# Each rung forced. It counts as verified when it passed in every type that it has, and each run says (with -v) that it
-# was used. Sizes that a rung does not serve are no failure, and no proof; `verify` leaves out the fixtures that have them.
+# Each rung forced; with -v each run says whether it was used. Sizes that a rung does not serve are no failure, and no proof;
+# `verify` leaves out the fixtures that have them.
 mapfile -t lines <"$out/rungs.jsonl"
 forced=()
 for line in "${lines[@]}"; do
@@ -259,25 +259,6 @@ for line in "${lines[@]}"; do
     done
 done
 settle
-for line in "${forced[@]}"; do
-    read -ra words <<<"$line"
-    rung=${words[0]}
-    doubts=()
-    for type in "${words[@]:2}"; do
-        step="verify $type $rung"
-        if [ "${states[$step]:-not asked}" != passed ]; then
-            doubts+=("$type: ${states[$step]:-not asked}")
-        elif ! grep '^kernels used:' "$(log_of "$step").err" | grep -qwF -- "$rung"; then
-            doubts+=("$type: not used")
-        fi
-    done
-    if [ "${#doubts[@]}" -eq 0 ]; then
-        passed_rungs+=("${words[1]}")
-    else
-        note "$rung ($(join "${doubts[@]}"))" unproven 0 ""
-    fi
-done
-
 # One fixture has all operations that matter to memory.
 one=$root/tests/fixtures/clip/a_full.safetensors
 sanitizer=$(command -v compute-sanitizer || true)
@@ -332,6 +313,34 @@ rm -rf "$pictures"
 
 for type in "${types[@]:1}"; do
     bench_type "$type"
+done
+
+# A rung is proven in a type by `verify`, or by `bench kernels`: there against the processor, or against a rung 1 that is proven.
+declare -A first
+for line in "${forced[@]}"; do
+    read -ra words <<<"$line"
+    rung=${words[0]}
+    ladder=${rung%=*}
+    doubts=()
+    for type in "${words[@]:2}"; do
+        step="verify $type $rung"
+        benched=$(grep -F "\"kernel\":\"$ladder\",\"rung\":${rung#*=}," "$(log_of "bench kernels $type")" 2>/dev/null || true)
+        if [ "${states[$step]:-}" = passed ] && grep '^kernels used:' "$(log_of "$step").err" | grep -qwF -- "$rung"; then
+            continue
+        elif [[ ! ${states[$step]:-} =~ ^(passed|unserved)$ ]]; then
+            doubts+=("$type: ${states[$step]:-not asked}")
+        elif [ -z "$benched" ] || grep -qv '"right":true' <<<"$benched"; then
+            doubts+=("$type: not used")
+        elif grep -qv '"against":"processor"' <<<"$benched" && [ "${first[$ladder]:-no}" != yes ]; then
+            doubts+=("$type: beside a rung 1 that is not proven")
+        fi
+    done
+    if [ "${#doubts[@]}" -eq 0 ]; then
+        passed_rungs+=("${words[1]}")
+        if [ "${rung#*=}" = 1 ]; then first[$ladder]=yes; fi
+    else
+        note "$rung ($(join "${doubts[@]}"))" unproven 0 ""
+    fi
 done
 
 if [ -n "${PYTHON:-}" ]; then

@@ -46,11 +46,19 @@ fn gpu(settings: Settings) -> Arc<Gpu> {
 }
 
 fn measured(gpu: &Arc<Gpu>, second: f32, forced: &[&str], meter: &Meter) -> Vec<Measured> {
+    beside(gpu, second, None, forced, meter)
+}
+
+/// With `truth` in place of rung 1's result.
+fn beside(gpu: &Arc<Gpu>, second: f32, truth: Option<f64>, forced: &[&str], meter: &Meter) -> Vec<Measured> {
     let mut data = Data::new(gpu.clone(), 1);
     let x = data.output(N, Bound::Sums { terms: 1, roundings: 1 }).unwrap();
     let fill = rows::Fill { x, value: 1.5, n: N, is_wide: false };
     let cost = Cost { bytes: 4 * N, flops: 0, is_product: false };
-    let case = data.case("of a test".into(), Filling { fill, second }, cost);
+    let mut case = data.case("of a test".into(), Filling { fill, second }, cost);
+    if let Some(truth) = truth {
+        case = case.with_truth(vec![vec![truth; N]]);
+    }
     let forced = forced.iter().map(|s| s.parse().unwrap()).collect();
     measure(gpu, &case, &forced, meter).unwrap()
 }
@@ -74,6 +82,12 @@ fn a_wrong_rung_is_never_timed() {
                 [(1, true, 3), (2, false, 0)]
             );
             assert!(wrong[1].error == error || (wrong[1].error - error).abs() < 1e-6, "{}", wrong[1].error);
+        }
+        // Where the truth is known, rung 1 may be the wrong one.
+        for (truth, is_right) in [(1.5, [true, false]), (1.501, [false, true]), (2.0, [false, false])] {
+            let judged = beside(&gpu, 1.501, Some(f64::from(truth as f32)), &[], &meter);
+            assert_eq!(judged.iter().map(|m| m.is_right).collect::<Vec<_>>(), is_right);
+            assert!(judged.iter().all(|m| m.has_truth && m.seconds.is_empty() != m.is_right));
         }
         let forced = measured(&gpu, 1.5, &["rows_fill=2"], &meter);
         assert_eq!(forced.iter().map(|m| m.rung).collect::<Vec<_>>(), [2]);

@@ -4,7 +4,7 @@
 
 mod activation;
 mod attention;
-mod embed;
+pub(in crate::backend) mod embed;
 mod head;
 mod layer_norm;
 mod linear;

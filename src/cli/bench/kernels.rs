@@ -146,6 +146,7 @@ fn line(batch: usize, measured: &Measured, report: &KernelReport) -> Value {
         "rung": measured.rung,
         "sizes": measured.sizes,
         "right": measured.is_right,
+        "against": if measured.has_truth { "processor" } else { "rung 1" },
         "error": measured.error.is_finite().then_some(measured.error),
         "bytes": measured.cost.bytes,
         "flops": measured.cost.flops,

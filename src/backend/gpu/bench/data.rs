@@ -54,10 +54,17 @@ pub struct Case {
     direction: &'static str,
     launches: Box<dyn Fn(u32, Target) -> Option<Vec<Launch>>>,
     outputs: Vec<Output>,
+    /// The outputs as the processor has them, where it was asked.
+    pub truth: Option<Vec<Vec<f64>>>,
     _inputs: Vec<Buffer>,
 }
 
 impl Case {
+    /// The same case with the outputs that the processor has: rung 1 too is compared with them.
+    pub fn with_truth(self, outputs: Vec<Vec<f64>>) -> Case {
+        Case { truth: Some(outputs), ..self }
+    }
+
     /// What a rung launches; nothing when it does not serve.
     pub fn launches(&self, rung: u32, gpu: &Gpu) -> Option<Vec<Launch>> {
         let is_allowed = gpu.rungs.allows((self.operation, self.direction, rung), gpu.target);
@@ -126,6 +133,12 @@ impl Data {
         let address = buffer.address();
         self.inputs.push(buffer);
         Ok(address)
+    }
+
+    /// `n` random numbers in f32, here and on the device.
+    pub fn known_floats(&mut self, n: usize) -> Result<(Pointer, Vec<f32>)> {
+        let values: Vec<f32> = self.random(n, |v| v).into_iter().map(|v| v as f32).collect();
+        Ok((self.bytes(bytemuck::cast_slice(&values))?, values))
     }
 
     /// `n` random values of deviation `scale` in the storage type.
@@ -209,6 +222,7 @@ impl Data {
             direction: L::DIRECTION,
             launches: Box::new(move |rung, target| ladder.launches(rung, target)),
             outputs: std::mem::take(&mut self.outputs),
+            truth: None,
             _inputs: std::mem::take(&mut self.inputs),
         }
     }

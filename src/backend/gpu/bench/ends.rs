@@ -1,13 +1,20 @@
 //! The ladders before and after the blocks: pictures, patches, rows, scores, maps.
 
+use rayon::prelude::*;
+
 use super::{Bound, Case, Cost, Data, Make, Sizes};
 use crate::{
     Result,
     backend::{
         ScoreKind,
-        gpu::{head, heatmap, patch_embed, preprocess, rows},
+        cpu::embed,
+        gpu::{
+            head, heatmap,
+            memory::{decode, encode},
+            patch_embed, preprocess, rows,
+        },
     },
-    image::{Axis, Colormap, Upsample},
+    image::{self, Axis, Colormap, OverlayOptions, Rgb8, Scale, Upsample},
 };
 
 /// By ladder.
@@ -47,23 +54,33 @@ fn size(s: &Sizes) -> String {
     format!("B {} {}x{} pixels", s.batch, s.grid.height, s.grid.width)
 }
 
-/// Random bytes of pictures.
-fn picture(data: &mut Data, n: usize) -> Result<u64> {
+/// Random bytes of pictures, on the device and here.
+fn picture(data: &mut Data, n: usize) -> Result<(u64, Vec<u8>)> {
     let bytes: Vec<u8> = data.random(n, |v| v * 60.0 + 128.0).into_iter().map(|v| v as u8).collect();
-    data.bytes(&bytes)
+    Ok((data.bytes(&bytes)?, bytes))
+}
+
+/// Rows of patches (values f32, 3 p p a row) as they lie in `stride`, rounded to the storage type.
+fn padded(data: &Data, s: &Sizes, stride: usize, patches: &[f32]) -> Vec<f64> {
+    let row = 3 * s.grid.patch * s.grid.patch;
+    let mut rows = vec![0.0; s.rows() * stride];
+    for (to, from) in rows.chunks_mut(stride).zip(patches.chunks(row)) {
+        to.iter_mut().zip(from).for_each(|(to, &from)| *to = from.into());
+    }
+    decode(&encode(rows.into_par_iter(), data.storage()), data.storage())
 }
 
 fn pixels(data: &mut Data, s: &Sizes) -> Result<Case> {
     let n = area(s);
-    let pass = preprocess::Forward {
-        pixels: data.wide_output(3 * n, Bound::Exact)?,
-        picture: picture(data, 3 * n)?,
-        table: data.floats(3 * 256, 1.0)?,
-        batch: s.batch,
-        height: s.grid.height,
-        width: s.grid.width,
+    let ((picture, bytes), (table, values)) = (picture(data, 3 * n)?, data.known_floats(3 * 256)?);
+    let (pixels, height, width) = (data.wide_output(3 * n, Bound::Exact)?, s.grid.height, s.grid.width);
+    let pass = preprocess::Forward { pixels, picture, table, batch: s.batch, height, width };
+    let of_image = |image: &[u8]| -> Vec<f64> {
+        let value = |c: usize, byte: u8| f64::from(values[c * 256 + usize::from(byte)]);
+        (0..3).flat_map(|c| image[c..].iter().step_by(3).map(move |&byte| value(c, byte))).collect()
     };
-    Ok(data.case(size(s), pass, Cost::moves(15 * n, 0)))
+    let truth = bytes.chunks(3 * height * width).flat_map(of_image).collect();
+    Ok(data.case(size(s), pass, Cost::moves(15 * n, 0)).with_truth(vec![truth]))
 }
 
 fn patches(data: &mut Data, s: &Sizes) -> Result<Case> {
@@ -80,15 +97,13 @@ fn patches(data: &mut Data, s: &Sizes) -> Result<Case> {
 
 fn patches_u8(data: &mut Data, s: &Sizes) -> Result<Case> {
     let (stride, bytes) = (patch_row(data, s), data.storage().bytes());
-    let pass = patch_embed::PatchesU8 {
-        patches: data.output(s.rows() * stride, Bound::Exact)?,
-        picture: picture(data, 3 * area(s))?,
-        table: data.floats(3 * 256, 1.0)?,
-        stride,
-        grid: s.grid,
-        batch: s.batch,
-    };
-    Ok(data.case(size(s), pass, Cost::moves(3 * area(s) + s.rows() * stride * bytes, 0)))
+    let ((picture, picture_bytes), (table, values)) = (picture(data, 3 * area(s))?, data.known_floats(3 * 256)?);
+    let patches = data.output(s.rows() * stride, Bound::Exact)?;
+    let pass = patch_embed::PatchesU8 { patches, picture, table, stride, grid: s.grid, batch: s.batch };
+    let mut truth = vec![0.0f32; s.rows() * 3 * s.grid.patch * s.grid.patch];
+    embed::bytes_to_patches(&mut truth, &picture_bytes, &values, s.grid);
+    let truth = padded(data, s, stride, &truth);
+    Ok(data.case(size(s), pass, Cost::moves(3 * area(s) + s.rows() * stride * bytes, 0)).with_truth(vec![truth]))
 }
 
 fn positions(data: &mut Data, s: &Sizes) -> Result<Case> {
@@ -251,9 +266,15 @@ fn upsample(data: &mut Data, s: &Sizes) -> Result<Case> {
     let axis = |n: usize, extent: usize| heatmap::taps(&Axis::new(n, 0.0, extent as f64, extent, Upsample::Bilinear));
     let ((x, count), (y, _)) = (axis(grid.cols, covered_width), axis(grid.rows, covered_height));
     let n = s.batch * covered_height * covered_width;
+    let (map, maps) = data.known_floats(s.batch * grid.patches())?;
+    let mut truth = Vec::with_capacity(n);
+    for map in maps.chunks(grid.patches()) {
+        let values = image::upsample(map, grid.rows, grid.cols, covered_height, covered_width, Upsample::Bilinear)?;
+        truth.extend(values.into_iter().map(f64::from));
+    }
     let pass = heatmap::Upsample {
         values: data.wide_output(n, POINTWISE)?,
-        map: data.floats(s.batch * grid.patches(), 1.0)?,
+        map,
         x_taps: data.bytes(bytemuck::cast_slice(&x))?,
         y_taps: data.bytes(bytemuck::cast_slice(&y))?,
         taps: count,
@@ -264,16 +285,31 @@ fn upsample(data: &mut Data, s: &Sizes) -> Result<Case> {
         width: covered_width,
     };
     let cost = Cost::moves(4 * n + 4 * s.batch * grid.patches(), 2 * n * count * count);
-    Ok(data.case(size(s), pass, cost))
+    Ok(data.case(size(s), pass, cost).with_truth(vec![truth]))
 }
 
 fn colour(data: &mut Data, s: &Sizes) -> Result<Case> {
     let (height, width, n) = (s.grid.height, s.grid.width, area(s));
     let scale: Vec<f32> = [-1.5, 1.5].repeat(s.batch);
+    let ((values, maps), (picture, bytes)) = (data.known_floats(n)?, picture(data, 3 * height * width)?);
+    let shown = Rgb8 { width, height, data: bytes };
+    let options = OverlayOptions {
+        colormap: Colormap::Turbo,
+        alpha: 0.5,
+        fade: 1.0,
+        scale: Some(Scale { min: -1.5, max: 1.5 }),
+        // A value for each pixel.
+        upsample: Upsample::Nearest,
+        ..OverlayOptions::default()
+    };
+    let mut truth = Vec::with_capacity(3 * n);
+    for map in maps.chunks(height * width) {
+        truth.extend(image::blend(&shown, map, height, width, &options)?.data.into_iter().map(f64::from));
+    }
     let pass = heatmap::Colour {
         out: data.bytes_output(3 * n)?,
-        values: data.floats(n, 1.0)?,
-        picture: picture(data, 3 * height * width)?,
+        values,
+        picture,
         scale: data.bytes(bytemuck::cast_slice(&scale))?,
         table: data.bytes(Colormap::Turbo.table().as_flattened())?,
         colormap: Colormap::Turbo,
@@ -285,5 +321,5 @@ fn colour(data: &mut Data, s: &Sizes) -> Result<Case> {
         height,
         width,
     };
-    Ok(data.case(size(s), pass, Cost::moves(7 * n + 3 * height * width, 12 * n)))
+    Ok(data.case(size(s), pass, Cost::moves(7 * n + 3 * height * width, 12 * n)).with_truth(vec![truth]))
 }

@@ -1,5 +1,5 @@
-//! Every rung of every ladder at a model's sizes: first its result beside rung 1's on the same random data, then its time.
-//! A wrong rung is not timed.
+//! Every rung of every ladder at a model's sizes: first its result beside rung 1's on the same random data, or beside the
+//! processor's where no pass that is verified runs the ladder; then its time. A wrong rung is not timed.
 //!
 //! `data` makes inputs and keeps outputs, `bound` judges, `card` knows what GPUs can do; the ladders with their data
 //! and costs are in `tower`, `ends` and `sae`.
@@ -141,10 +141,12 @@ pub struct Measured {
     pub sizes: String,
     /// The rung.
     pub rung: u32,
-    /// Relative difference from rung 1's result; the worst of several outputs.
+    /// Relative difference from the result that it is compared with; the worst of several outputs.
     pub error: f64,
-    /// Whether it is within the rounding bound of rung 1.
+    /// Whether that is within the rounding bound.
     pub is_right: bool,
+    /// Whether it is compared with the processor's result, instead of rung 1's.
+    pub has_truth: bool,
     /// Seconds of each repetition; empty where it is wrong, or not timed.
     pub seconds: Vec<f64>,
     /// What the emulator counted.
@@ -177,13 +179,14 @@ pub fn measure(gpu: &Gpu, case: &Case, forced: &Forced, meter: &Meter) -> Result
         let what = format!("{} {}: rung 1 gives something that is no number", case.ladder, case.sizes);
         return Err(Error::Verification(what));
     }
+    let reference = case.truth.as_ref().unwrap_or(&first);
     let mut measured = Vec::new();
     let mut right: Vec<(usize, Vec<Launch>)> = Vec::new();
     for (rung, launches) in (1..=case.top).filter(|&rung| wanted.is_none_or(|w| w == rung)).filter_map(serves) {
         let storage = gpu.target.storage;
         let results = if rung == 1 { first.clone() } else { case.results(gpu, &launches)? };
-        let judged = case.bounds().zip(results.iter().zip(&first));
-        let judged: Vec<_> = judged.map(|(bound, (ours, first))| bound.judge(ours, first, storage)).collect();
+        let judged = case.bounds().zip(results.iter().zip(reference));
+        let judged: Vec<_> = judged.map(|(bound, (ours, theirs))| bound.judge(ours, theirs, storage)).collect();
         let is_right = judged.iter().all(|(_, is_right)| *is_right);
         if is_right {
             right.push((measured.len(), launches));
@@ -194,6 +197,7 @@ pub fn measure(gpu: &Gpu, case: &Case, forced: &Forced, meter: &Meter) -> Result
             rung,
             error: judged.iter().map(|(error, _)| *error).fold(0.0, f64::max),
             is_right,
+            has_truth: case.truth.is_some(),
             seconds: Vec::new(),
             counters: None,
             cost: case.cost,
