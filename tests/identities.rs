@@ -332,6 +332,27 @@ fn bytes_give_the_same_bits_as_their_pixels() {
 }
 
 #[test]
+fn many_edits_give_what_each_gives_alone() {
+    let mut engine = open(&fixture("tiny_a"), Dtype::F32);
+    let image = &pictures(&engine, 1)[0];
+    let splice = sae(1, &[], Tokens::All, Splice::Replace, Through::Exact);
+    let methods = ["chefer", "gradient-x-input", "integrated-gradients:steps=2", "smoothgrad:samples=2"];
+    let mut question = engine.ask(&request(&methods, Some(splice))).unwrap();
+    // More than one group of them.
+    let edits: Vec<Vec<Edit>> = (0..34).map(|id| vec![format!("scale:{id}=2").parse().unwrap()]).collect();
+    let together = engine.explain_edits(image, &question, &edits).unwrap();
+    assert_eq!(together.len(), 35);
+    for i in [0, 31, 32, 33] {
+        question.splice.as_mut().unwrap().edits = edits[i].clone();
+        let alone = engine.explain(&[image], &question).unwrap().remove(0);
+        assert!(together[i + 1] == alone.result && together[0] == alone.baseline.unwrap(), "edit {i}");
+    }
+    assert!(together[1..].iter().any(|edited| *edited != together[0]));
+    question.splice = None;
+    assert!(engine.explain_edits(image, &question, &edits).is_err());
+}
+
+#[test]
 fn streams_are_what_a_watched_pass_sees_whatever_else_is_asked_for() {
     let mut engine = open(&fixture("tiny_a"), Dtype::F32);
     let images = pictures(&engine, 2);

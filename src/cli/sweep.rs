@@ -225,25 +225,23 @@ struct Row {
     change: MapChange,
 }
 
-/// A row for each edit and text. Every edit is a pass of its own, which repeats the part that the edits share.
+/// A row for each edit and text.
 fn rows(asked: &mut Asked, image: &str, prepared: &Prepared, edits: &[Vec<Edit>]) -> anyhow::Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for edit in edits {
-        let question = with_edits(&asked.question, edit);
-        for explanation in asked.engine.explain(&[prepared], &question)? {
-            let before: &Pictured = explanation.baseline.as_ref().unwrap_or(&explanation.result);
-            let pairs: Vec<(&MapValues, &MapValues)> = before.maps.iter().zip(&explanation.result.maps).collect();
-            rows.extend(pairs.into_iter().map(|(before, after)| Row {
-                image: image.to_owned(),
-                text: question.texts.get(after.text).cloned(),
-                edit: edit.iter().map(Edit::to_string).collect::<Vec<_>>().join(" "),
-                before: before.score,
-                after: after.score,
-                change: MapChange::between(&before.exact, &after.exact),
-            }));
-        }
-    }
-    Ok(rows)
+    let Asked { engine, question, .. } = asked;
+    let all = engine.explain_edits(prepared, question, edits)?;
+    let Some((before, edited)) = all.split_first() else { return Ok(Vec::new()) };
+    let row = |edit: &[Edit], before: &MapValues, after: &MapValues| Row {
+        image: image.to_owned(),
+        text: question.texts.get(after.text).cloned(),
+        edit: edit.iter().map(Edit::to_string).collect::<Vec<_>>().join(" "),
+        before: before.score,
+        after: after.score,
+        change: MapChange::between(&before.exact, &after.exact),
+    };
+    let of_edit = |(edit, after): (&Vec<Edit>, &Pictured)| -> Vec<Row> {
+        before.maps.iter().zip(&after.maps).map(|(before, after)| row(edit, before, after)).collect()
+    };
+    Ok(edits.iter().zip(edited).flat_map(of_edit).collect())
 }
 
 impl Row {

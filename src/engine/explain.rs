@@ -12,7 +12,7 @@ use crate::{
     Error, Result,
     backend::{Input, PatchGrid},
     image::Prepared,
-    model::{Method, pass::VariantOutput},
+    model::{Edit, Method, pass::VariantOutput},
 };
 
 /// A heatmap of one image for one text by one method.
@@ -77,6 +77,9 @@ pub(super) struct Batch {
     /// The patches.
     pub grid: PatchGrid,
 }
+
+/// Lists of edits that share what comes before the hook.
+const EDITS_AT_A_TIME: usize = 32;
 
 impl Engine {
     /// The patch grid of a prepared image.
@@ -167,6 +170,35 @@ impl Engine {
         })
     }
 
+    /// One image under many lists of edits of the question's SAE: without any, then with each. All that comes before the hook
+    /// is computed once for a group of them.
+    ///
+    /// # Errors
+    /// Those of the device; [`Error::Usage`] without an SAE.
+    pub fn explain_edits(
+        &mut self,
+        image: &Prepared,
+        question: &Question,
+        edits: &[Vec<Edit>],
+    ) -> Result<Vec<Pictured>> {
+        if question.splice.is_none() {
+            return Err(Error::usage("edits need an SAE (--sae and --layer)"));
+        }
+        let Batch { pictures, bytes, count, grid } = self.batch(&[image])?;
+        let values = if question.reads_pixels() { pixel_values(&[image]) } else { Vec::new() };
+        let mut all = Vec::with_capacity(edits.len() + 1);
+        for group in edits.chunks(EDITS_AT_A_TIME) {
+            let variants: Vec<Vec<Edit>> = std::iter::once(Vec::new()).chain(group.iter().cloned()).collect();
+            let job = Job { pictures: pictures.clone(), variants, ..question.direct_job(count, grid)? };
+            let output = self.runner()?.run(&job, Input::Bytes(&bytes))?;
+            let input = PixelInput { values: &values, batch: count, grid, variants: &job.variants };
+            // The run without edits is the same in every group.
+            let skip = usize::from(!all.is_empty());
+            all.extend(self.pictured(&output, &input, question)?.into_iter().skip(skip).flatten());
+        }
+        Ok(all)
+    }
+
     /// Turns a pass's output into explanations, running the passes that path methods still need.
     pub(super) fn finish(
         &mut self,
@@ -176,21 +208,25 @@ impl Engine {
         grid: PatchGrid,
         question: &Question,
     ) -> Result<Vec<Explanation>> {
-        let mut explanations: Vec<Explanation> = vec![Explanation::default(); batch];
-        let input = PixelInput { values, batch, grid };
-        let paths = pixels::path_maps(self, question, &input, &output.variants)?;
-        for (v, variant) in output.variants.iter().enumerate() {
-            let is_result = v + 1 == output.variants.len();
-            explanations.par_iter_mut().enumerate().for_each(|(b, explanation)| {
-                let pictured = pictured(variant, &paths[v], &input, question, b);
-                if is_result {
-                    explanation.result = pictured;
-                } else {
-                    explanation.baseline = Some(pictured);
-                }
-            });
-        }
-        Ok(explanations)
+        let input = PixelInput { values, batch, grid, variants: &question.variants() };
+        let mut variants = self.pictured(output, &input, question)?;
+        let result = variants.pop().unwrap_or_default();
+        let mut baseline = variants.pop().unwrap_or_default().into_iter();
+        Ok(result.into_iter().map(|result| Explanation { result, baseline: baseline.next() }).collect())
+    }
+
+    /// What each variant gave for each image.
+    fn pictured(
+        &mut self,
+        output: &JobOutput,
+        input: &PixelInput<'_>,
+        question: &Question,
+    ) -> Result<Vec<Vec<Pictured>>> {
+        let paths = pixels::path_maps(self, question, input, &output.variants)?;
+        let of_variant = |(variant, paths): (&VariantOutput, &Vec<_>)| {
+            (0..input.batch).into_par_iter().map(|b| pictured(variant, paths, input, question, b)).collect()
+        };
+        Ok(output.variants.iter().zip(&paths).map(of_variant).collect())
     }
 }
 

@@ -3,12 +3,12 @@
 use rand::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::{Engine, Question};
+use super::{Engine, Question, runner::Job};
 use crate::{
     Result,
     backend::{Input, PatchGrid},
     model::{
-        Method,
+        Edit, Method,
         pass::{MapKey, VariantOutput},
     },
 };
@@ -22,12 +22,19 @@ pub struct PixelInput<'a> {
     pub batch: usize,
     /// The patches.
     pub grid: PatchGrid,
+    /// The lists of edits that are run.
+    pub variants: &'a [Vec<Edit>],
 }
 
 impl PixelInput<'_> {
     /// Values of one image.
     pub fn len(&self) -> usize {
         self.values.len() / self.batch
+    }
+
+    /// The pass on other pixels of this size.
+    fn job(&self, question: &Question, keys: Vec<MapKey>) -> Result<Job> {
+        Ok(Job { variants: self.variants.to_vec(), ..question.job(self.batch, self.grid, keys, false)? })
     }
 
     /// Image `b` (3,R,R).
@@ -105,7 +112,7 @@ fn gradients(
     input: &PixelInput<'_>,
     values: &[f64],
 ) -> Result<Vec<VariantOutput>> {
-    let job = question.job(input.batch, input.grid, vec![MapKey::Pixels], false)?;
+    let job = input.job(question, vec![MapKey::Pixels])?;
     Ok(engine.runner()?.run(&job, Input::Values(values))?.variants)
 }
 
@@ -133,7 +140,7 @@ fn integrated_gradients(
         let outputs = gradients(engine, question, input, &at)?;
         accumulate(&mut sums, &outputs, weight);
     }
-    let job = question.job(input.batch, input.grid, Vec::new(), false)?;
+    let job = input.job(question, Vec::new())?;
     let start = engine.runner()?.run(&job, Input::Values(&vec![0.0; input.values.len()]))?.variants;
     let (targets, batch) = (question.targets(), input.batch);
     Ok(sums
@@ -169,8 +176,7 @@ fn smoothgrad(
         })
         .collect();
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(question.seed);
-    let variants = if question.edited() { 2 } else { 1 };
-    let mut sums = vec![Vec::new(); variants];
+    let mut sums = vec![Vec::new(); input.variants.len()];
     for _ in 0..samples {
         let noise: Vec<f64> = StandardNormal.sample_iter(&mut rng).take(input.len()).collect();
         let at: Vec<f64> = (0..input.batch)

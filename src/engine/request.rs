@@ -114,9 +114,12 @@ impl Question {
         self.texts.len().max(1)
     }
 
-    /// Whether there is an edited run beside its baseline.
-    pub fn edited(&self) -> bool {
-        self.splice.as_ref().is_some_and(|s| !s.edits.is_empty())
+    /// The lists of edits that are run: those that are asked for, after a run without any to lay beside it.
+    pub fn variants(&self) -> Vec<Vec<Edit>> {
+        match &self.splice {
+            Some(splice) if !splice.edits.is_empty() => vec![Vec::new(), splice.edits.clone()],
+            _ => vec![Vec::new()],
+        }
     }
 
     /// Whether a method looks at the normalised pixels themselves, beside what the pass makes of them.
@@ -149,14 +152,12 @@ impl Question {
                 mask: s.tokens.mask(grid.tokens())?,
             }),
         };
-        let edits = self.splice.as_ref().map(|s| s.edits.clone()).unwrap_or_default();
         let objective = match self.score {
             Score::Cosine => JobObjective::Texts(ScoreKind::Cosine),
             Score::Logit => JobObjective::Texts(ScoreKind::Logit),
             Score::Softmax => JobObjective::Texts(ScoreKind::Softmax),
             Score::Latent(id) => JobObjective::Latent(id),
         };
-        let variants = if edits.is_empty() { vec![edits] } else { vec![Vec::new(), edits] };
         Ok(Job {
             batch,
             grid,
@@ -166,7 +167,7 @@ impl Question {
             keys,
             latents,
             splice,
-            variants,
+            variants: self.variants(),
             watched: false,
         })
     }
