@@ -111,6 +111,7 @@ fn a_patch_shows_what_is_there_more_than_what_is_not() {
         let shares = engine.shares(&[&prepared, &prepared], &presence).unwrap();
         assert_eq!(shares[0], shares[1]);
         let (present, absent) = shares[0].split_at(scene.prompts.len());
+        // Not never: a violin gets 0.52 on the kitchen scene, where none is. That is the largest seen here.
         assert!(present.iter().all(|share| (0.9..=1.0).contains(share)), "{}: {present:?}", scene.name);
         assert!(absent.iter().all(|share| (0.0..0.6).contains(share)), "{}: {absent:?}", scene.name);
     }

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use vitscope::backend::gpu::{
     bench::{Bound, Cost, Data, Measured, Meter, measure},
-    device::{Gpu, Setup},
+    device::Gpu,
     emulator::Settings,
     launch::{Ladder, Launch, Storage, Target},
-    registry::{Forced, Rungs},
-    rows, stand_in,
+    rows,
 };
 
-use crate::{CXX, with_device};
+use crate::{gpu, with_device};
 
 const N: usize = 1000;
 
@@ -30,19 +29,6 @@ impl Ladder for Filling {
         let value = if rung == 2 { self.second } else { self.fill.value };
         rows::Fill { value, ..self.fill }.launches(rung, target)
     }
-}
-
-fn gpu(settings: Settings) -> Arc<Gpu> {
-    let setup = Setup {
-        name: "emulated".into(),
-        storage: Storage::F32,
-        rungs: Rungs::new(Forced::default()),
-        compile: Box::new(
-            move |source, _| Ok(std::fs::read(CXX.kernels(source, settings.mode, &[]).unwrap()).unwrap()),
-        ),
-        findings: stand_in::findings,
-    };
-    Gpu::open(0, setup).unwrap()
 }
 
 fn measured(gpu: &Arc<Gpu>, second: f32, forced: &[&str], meter: &Meter) -> Vec<Measured> {
@@ -67,7 +53,7 @@ fn beside(gpu: &Arc<Gpu>, second: f32, truth: Option<f64>, forced: &[&str], mete
 fn a_wrong_rung_is_never_timed() {
     let settings = Settings::fast();
     with_device(settings, |_| {
-        let gpu = gpu(settings);
+        let gpu = gpu(settings, Storage::F32);
         let meter = Meter::time(&gpu, 1, 3).unwrap();
         let right = measured(&gpu, 1.5, &[], &meter);
         assert_eq!(
@@ -98,7 +84,7 @@ fn a_wrong_rung_is_never_timed() {
 fn accesses_are_counted_where_there_is_no_time() {
     let settings = Settings { counts: true, ..Settings::checked(0) };
     with_device(settings, |_| {
-        let gpu = gpu(settings);
+        let gpu = gpu(settings, Storage::F32);
         let measured = measured(&gpu, 1.5, &[], &Meter::Counters);
         for rung in measured {
             assert!(rung.seconds.is_empty());

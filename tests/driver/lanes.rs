@@ -1,39 +1,19 @@
 //! The arena's lanes: runs that overlap, and passes that the driver remembers as graphs.
 
-use std::sync::Arc;
-
 use vitscope::{
     Error, Result,
     backend::{
         Arena, Backend, Device, Fetch, FetchIndices, Fetched, Input, Memory, Plan, Started,
-        gpu::{
-            backend::GpuBackend,
-            device::{Gpu, Setup},
-            emulator::Settings,
-            launch::Storage,
-            memory::GpuMemory,
-            registry::{Forced, Rungs},
-            stand_in,
-        },
+        gpu::{backend::GpuBackend, emulator::Settings, launch::Storage, memory::GpuMemory},
     },
 };
 
-use crate::{CXX, with_device};
+use crate::{gpu, with_device};
 
 const N: usize = 300;
 
 fn backend(settings: Settings) -> GpuBackend {
-    let setup = Setup {
-        name: "emulated".into(),
-        storage: Storage::Bf16,
-        rungs: Rungs::new(Forced::default()),
-        compile: Box::new(
-            move |source, _| Ok(std::fs::read(CXX.kernels(source, settings.mode, &[]).unwrap()).unwrap()),
-        ),
-        findings: stand_in::findings,
-    };
-    let gpu: Arc<Gpu> = Gpu::open(0, setup).unwrap();
-    GpuBackend::new(gpu)
+    GpuBackend::new(gpu(settings, Storage::Bf16))
 }
 
 /// `y` (2,N) = the input's rows exchanged; what is fetched is overwritten afterwards.

@@ -21,8 +21,11 @@ use cudarc::{
     nvrtc::Ptx,
 };
 use vitscope::backend::gpu::{
+    device::{Gpu, Setup},
     emulator::Settings,
     jit::{HostCxx, Mode, Source},
+    launch::Storage,
+    registry::{Forced, Rungs},
     stand_in,
 };
 
@@ -58,6 +61,20 @@ fn with_devices(test: impl Fn(&Device)) {
     for settings in [Settings::fast(), Settings::checked(1)] {
         with_device(settings, &test);
     }
+}
+
+/// The backend's device, with the driver that is loaded.
+fn gpu(settings: Settings, storage: Storage) -> Arc<Gpu> {
+    let setup = Setup {
+        name: "emulated".into(),
+        storage,
+        rungs: Rungs::new(Forced::default()),
+        compile: Box::new(
+            move |source, _| Ok(std::fs::read(CXX.kernels(source, settings.mode, &[]).unwrap()).unwrap()),
+        ),
+        findings: stand_in::findings,
+    };
+    Gpu::open(0, setup).unwrap()
 }
 
 impl Device {

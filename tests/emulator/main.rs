@@ -35,7 +35,16 @@ static CXX: LazyLock<HostCxx> = LazyLock::new(|| {
 
 /// Every setting a kernel must pass under: in order, and in two orders of their own.
 fn checked() -> impl Iterator<Item = Emulator> {
-    [0, 1, 2].into_iter().map(|seed| Emulator::new(&CXX, Settings::checked(seed)).unwrap())
+    [0, 1, 2].into_iter().map(checked_in)
+}
+
+/// The same, all at once: for tests that give each case one of them.
+fn orders() -> [Emulator; 3] {
+    [0, 1, 2].map(checked_in)
+}
+
+fn checked_in(seed: u64) -> Emulator {
+    Emulator::new(&CXX, Settings::checked(seed)).unwrap()
 }
 
 thread_local! {

@@ -13,7 +13,7 @@ use vitscope::{
 use crate::{
     checked,
     numbers::{Storage, f32_steps},
-    run,
+    orders, run,
     sae::{Case, OnDevice, Truth, activations, case, edits, norms},
 };
 
@@ -174,7 +174,7 @@ fn rung_1_is_the_cpus_code() {
 
 #[test]
 fn rung_1_selects_every_k() {
-    let [in_order, one, other] = &checked().collect::<Vec<_>>()[..] else { unreachable!() };
+    let [in_order, one, other] = &orders();
     every_top_k::<f32>(in_order, 1, 300);
     every_top_k::<f16>(one, 1, 300);
     every_top_k::<bf16>(other, 1, 300);
@@ -188,7 +188,7 @@ fn rung_2_is_the_cpus_code() {
 
 #[test]
 fn rung_2_selects_every_k() {
-    let [in_order, one, other] = &checked().collect::<Vec<_>>()[..] else { unreachable!() };
+    let [in_order, one, other] = &orders();
     every_top_k::<f32>(in_order, 2, 300);
     every_top_k::<f16>(one, 2, 304);
     every_top_k::<bf16>(other, 2, 1160);
@@ -216,7 +216,7 @@ fn room(lists: usize, k: usize, s: usize) -> usize {
 
 #[test]
 fn rung_3_selects_every_k() {
-    let [one, other] = &checked().skip(1).collect::<Vec<_>>()[..] else { unreachable!() };
+    let [_, one, other] = &orders();
     every_top_k::<f16>(one, 3, 1160);
     every_top_k::<bf16>(other, 3, 392);
 }
