@@ -108,9 +108,9 @@ fn a_patch_shows_what_is_there_more_than_what_is_not() {
         let texts: Vec<&str> = scene.prompts.iter().chain(&absent).copied().collect();
         let question = engine.ask(&request(&texts)).unwrap();
         let presence = engine.presence(&question, &known).unwrap();
-        let shares = engine.shares(&[&prepared, &prepared], &presence).unwrap();
-        assert_eq!(shares[0], shares[1]);
-        let (present, absent) = shares[0].split_at(scene.prompts.len());
+        let found = engine.found(&[&prepared, &prepared], &presence).unwrap();
+        assert_eq!(found[0], found[1]);
+        let (present, absent) = found[0].split_at(scene.prompts.len());
         // Not never: a violin gets 0.52 on the kitchen scene, where none is. That is the largest seen here.
         assert!(present.iter().all(|share| (0.9..=1.0).contains(share)), "{}: {present:?}", scene.name);
         assert!(absent.iter().all(|share| (0.0..0.6).contains(share)), "{}: {absent:?}", scene.name);

@@ -184,10 +184,10 @@ pub struct DrawArgs {
     /// own: each map its own colour scale; shared: one for all texts of an image and method
     #[arg(long, value_enum, default_value = "shared")]
     pub scale: ScaleRule,
-    /// What the opacity of the heat says. presence: whether any patch shows what the text names: the largest share of a
-    /// patch that the text gets when the texts, "a background" and, with the bundled model, all that it knows compete
-    /// for it; it costs another forward, and means something for models whose patches were trained on texts. After an
-    /// edit it is less by as much as the score. score: the score over the best one on the same colour scale (0 below
+    /// What the opacity of the heat says. presence: whether any patch shows what the text names, 50 % and "found" where
+    /// the text gets a share of 95 % of a patch when the texts, "a background" and, with the bundled model, all that it
+    /// knows compete for it; it costs four more forwards, and means something for models whose patches were trained on
+    /// texts. After an edit it is less by as much as the score. score: the score over the best one on the same colour scale (0 below
     /// zero); a map alone on its scale is drawn in full, and so are all where no score is above zero; logit fades as
     /// cosine does, softmax leaves little but the best. none: all in full. Raw maps stay as they are [default: presence
     /// for the bundled model, score for others and for latents]
@@ -235,7 +235,7 @@ pub enum ScaleRule {
 /// What decides the opacity of a map's heat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FadeRule {
-    /// The share of its best patch that a text gets.
+    /// Whether any patch shows what the text names.
     Presence,
     /// The score beside the best one.
     Score,

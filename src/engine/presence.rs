@@ -16,6 +16,13 @@ const WORD_WEIGHT: f64 = 0.1;
 /// Cosine above which a word says the same as a text, and is no rival.
 const SAME: f64 = 0.9;
 
+/// The share that a text must get to count as found. With the bundled model, on 1000 held-out scenes of 2 to 4 things that
+/// nothing else was measured on, 98 % of the things that are there get it, and 2 in 10,000 of those that are not.
+pub const ENOUGH: f64 = 0.95;
+
+/// The most that the log-odds of one view count for: none decides alone.
+const MOST_ODDS: f64 = 9.0;
+
 /// The texts of a question, and all that a patch may show instead.
 #[derive(Debug, Clone)]
 pub struct Presence {
@@ -65,18 +72,43 @@ impl Engine {
         })
     }
 
-    /// For each of the images, which must all have one size, and each text (Q) a share from 0 to 1: the largest that
-    /// any patch gives to the text when all that it may show compete for it.
+    /// For each of the images, which must all have one size, and each text (Q) a number from 0 to 1 that says how surely
+    /// the image shows what the text names; it does from 0.5 on.
     ///
-    /// One forward without any SAE: what counts is what the picture holds.
+    /// Any patch may give the text a share when all that it may show compete for it; the largest counts, as the mean, in
+    /// log-odds, over four views of the image: as it is, and moved by half a patch along each side and along both. A thing
+    /// shows itself wherever the borders of the patches cut it; what only happens to look like it at one place does less so.
+    /// Where that share is [`ENOUGH`] the result is 0.5.
+    ///
+    /// Four forwards without any SAE: what counts is what the picture holds.
     ///
     /// # Errors
     /// As [`Engine::streams`].
-    pub fn shares(&mut self, images: &[&Prepared], presence: &Presence) -> Result<Vec<Vec<f64>>> {
-        let stream = self.streams(images, &[self.layers() - 1])?.pop().unwrap_or_default();
-        let image = stream.len() / images.len().max(1);
-        Ok(stream.chunks(image.max(1)).map(|stream| presence.of(stream)).collect())
+    pub fn found(&mut self, images: &[&Prepared], presence: &Presence) -> Result<Vec<Vec<f64>>> {
+        let half = self.checkpoint.config.vision.patch / 2;
+        let views = [(0, 0), (half, 0), (0, half), (half, half)];
+        let mut odds = vec![vec![-log_odds(ENOUGH); presence.texts]; images.len()];
+        for (left, up) in views {
+            let moved: Vec<Prepared> = images.iter().map(|image| image.moved(left, up)).collect();
+            let moved: Vec<&Prepared> = moved.iter().collect();
+            let stream = self.streams(&moved, &[self.layers() - 1])?.pop().unwrap_or_default();
+            let image = (stream.len() / images.len().max(1)).max(1);
+            for (odds, stream) in odds.iter_mut().zip(stream.chunks(image)) {
+                let of_view = presence.of(stream).into_iter().map(log_odds);
+                odds.iter_mut().zip(of_view).for_each(|(sum, odds)| *sum += odds / views.len() as f64);
+            }
+        }
+        Ok(odds.into_iter().map(|odds| odds.into_iter().map(share).collect()).collect())
     }
+}
+
+fn log_odds(share: f64) -> f64 {
+    (share.ln() - (-share).ln_1p()).clamp(-MOST_ODDS, MOST_ODDS)
+}
+
+/// The inverse of [`log_odds`].
+fn share(log_odds: f64) -> f64 {
+    ((-log_odds).exp() + 1.0).recip()
 }
 
 impl Presence {

@@ -53,6 +53,19 @@ impl Rgb8 {
         self.data.get(start..start + 3)?.try_into().ok()
     }
 
+    /// The picture moved `left` columns to the left and `up` rows up. The last column and row are repeated where it ends.
+    pub fn moved(&self, left: usize, up: usize) -> Rgb8 {
+        let mut data = Vec::with_capacity(self.data.len());
+        for y in 0..self.height {
+            let row = (y + up).min(self.height - 1) * self.width * 3;
+            for x in 0..self.width {
+                let start = row + (x + left).min(self.width - 1) * 3;
+                data.extend_from_slice(&self.data[start..start + 3]);
+            }
+        }
+        Rgb8 { width: self.width, height: self.height, data }
+    }
+
     /// Copies `other` into this picture with its upper left corner at (`left`, `top`); what does not fit is cut off.
     pub fn paste(&mut self, other: &Rgb8, left: usize, top: usize) {
         let width = other.width.min(self.width.saturating_sub(left));

@@ -127,6 +127,12 @@ impl Prepared {
         }
         pixels
     }
+
+    /// The same picture moved `left` columns to the left and `up` rows up, its last column and row repeated.
+    pub fn moved(&self, left: usize, up: usize) -> Prepared {
+        let Prepared { width, height, region, .. } = *self;
+        Prepared { width, height, cropped: self.cropped.moved(left, up), values: self.values.clone(), region }
+    }
 }
 
 impl Preprocess {

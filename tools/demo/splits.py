@@ -24,7 +24,7 @@ class Split:
 
 
 SPLITS = {
-    "train": Split("training", 48, 2500, backgrounds.TRAINING, 0.5),
+    "train": Split("training", 96, 2500, backgrounds.TRAINING, 0.5),
     "held-out": Split("held-out", 12, 400, backgrounds.HELD_OUT, 0.6),
 }
 

@@ -20,7 +20,7 @@ from .scenes import patch_owners
 class Recipe:
     """What decides the outcome of a training run, beside the data."""
 
-    steps: int = 1700
+    steps: int = 5600
     batch: int = 128
     rate: float = 2e-3
     warm_up: int = 150
@@ -35,9 +35,9 @@ class Recipe:
     whole: float = 0.09
     kept: float = 0.3
     box_weight: float = 8.0
-    # Patches that the patch loss looks at in each step: in boxes, and on the background.
-    box_patches: int = 512
-    background_patches: int = 160
+    # The most patches that the patch loss looks at in each step: in boxes, and on the background.
+    box_patches: int = 3000
+    background_patches: int = 1200
     hard_negatives: float = 0.5
     partial_captions: float = 0.3
     seed: int = 0

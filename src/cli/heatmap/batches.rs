@@ -53,7 +53,7 @@ struct Submitted {
     /// Nothing where no picture of it needs a pass.
     pending: Result<Option<Pending>, String>,
     /// (Q) for each picture that needs a pass; nothing where the fade does not look at them.
-    shares: Vec<Vec<f64>>,
+    found: Vec<Vec<f64>>,
 }
 
 /// How a run ended.
@@ -160,8 +160,8 @@ impl<'a> Run<'a> {
         });
         let ready: Vec<&Prepared> = ready.collect();
         let start = Instant::now();
-        let shares = match &self.presence {
-            Some(presence) if !ready.is_empty() => self.asked.engine.shares(&ready, presence)?,
+        let found = match &self.presence {
+            Some(presence) if !ready.is_empty() => self.asked.engine.found(&ready, presence)?,
             _ => vec![Vec::new(); ready.len()],
         };
         let pending = match (ready.is_empty(), grid) {
@@ -172,13 +172,13 @@ impl<'a> Run<'a> {
         if let Some(earlier) = self.waiting.take() {
             self.write(earlier)?;
         }
-        self.waiting = Some(Submitted { pictures, pending: unless_usage(pending)?, shares });
+        self.waiting = Some(Submitted { pictures, pending: unless_usage(pending)?, found });
         Ok(())
     }
 
     /// Writes the results of a batch in order, when they are there.
     fn write(&mut self, submitted: Submitted) -> anyhow::Result<()> {
-        let Submitted { pictures, pending, shares } = submitted;
+        let Submitted { pictures, pending, found } = submitted;
         let start = Instant::now();
         let explained = match pending {
             Err(reason) => Err(reason),
@@ -186,7 +186,7 @@ impl<'a> Run<'a> {
             Ok(Some(pending)) => unless_usage(self.asked.engine.collect(pending, &self.asked.question))?,
         };
         self.end.computing += start.elapsed();
-        let mut explanations = explained.iter().flatten().zip(shares.iter().map(Vec::as_slice));
+        let mut explanations = explained.iter().flatten().zip(found.iter().map(Vec::as_slice));
         let paired: Vec<(&Picture, Explained<'_>)> = pictures
             .iter()
             .map(|picture| match (&picture.state, &explained) {
@@ -245,7 +245,8 @@ fn unless_usage<T>(result: Result<T>) -> Result<Result<T, String>> {
     }
 }
 
-/// What the engine said about a picture: an explanation with the shares (Q) of its texts, nothing because none was wanted, or why there is none.
+/// What the engine said about a picture: an explanation and how surely each text (Q) is found, nothing because none was
+/// wanted, or why there is none.
 type Explained<'a> = Result<Option<(&'a Explanation, &'a [f64])>, String>;
 
 /// What a picture adds to the index.
@@ -260,12 +261,12 @@ enum Lines {
 
 /// Writes a picture's files. Only what concerns the output folder is an error.
 fn lines(record: &Record, picture: &Picture, explained: Explained<'_>) -> Result<Lines> {
-    let (explanation, shares) = match explained {
+    let (explanation, found) = match explained {
         Ok(Some(both)) => both,
         Ok(None) => return Ok(Lines::None),
         Err(reason) => return Ok(Lines::Failure(reason)),
     };
-    match record.write(picture, explanation, shares) {
+    match record.write(picture, explanation, found) {
         Ok(lines) => Ok(Lines::Results(lines)),
         Err(error @ Error::Io { .. }) => Err(error),
         Err(error) => Ok(Lines::Failure(error.to_string())),

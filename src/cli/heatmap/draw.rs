@@ -39,13 +39,19 @@ pub struct Scored<'a> {
     pub score: f64,
     /// Opacity of its heat: [`Drawing::fade`].
     pub fade: f64,
+    /// Whether the picture shows what the text names, where the fade looks at that.
+    pub found: Option<bool>,
 }
 
 impl Scored<'_> {
     /// The score, and how faint the heat is where it is.
     fn words(&self) -> String {
         let percent = (self.fade * 100.0).round();
-        let fade = if percent < 100.0 { format!(" (heat at {percent} %)") } else { String::new() };
+        let fade = match (self.found, percent < 100.0) {
+            (Some(false), _) => format!(" (not found: heat at {percent} %)"),
+            (_, true) => format!(" (heat at {percent} %)"),
+            (_, false) => String::new(),
+        };
         format!("{}{fade}", number(self.score))
     }
 }
@@ -91,20 +97,22 @@ impl Drawing {
         all.filter(|map| self.scale == ScaleRule::Shared || map.text == text).collect()
     }
 
-    /// A map as it is drawn among those that share its colour scale. `shares` (Q) are those of
-    /// [`Engine::shares`](vitscope::engine::Engine::shares), where the rule looks at them.
-    pub fn scored<'m>(&self, map: &'m MapValues, sharing: &[&MapValues], shares: &[f64]) -> Scored<'m> {
-        Scored { map: &map.values, score: map.score, fade: self.fade(map, sharing, shares) }
+    /// A map as it is drawn among those that share its colour scale. `found` (Q) is that of
+    /// [`Engine::found`](vitscope::engine::Engine::found), where the rule looks at it.
+    pub fn scored<'m>(&self, map: &'m MapValues, sharing: &[&MapValues], found: &[f64]) -> Scored<'m> {
+        let found = found.get(map.text).copied();
+        let fade = self.fade(map, sharing, found.unwrap_or(1.0));
+        Scored { map: &map.values, score: map.score, fade, found: found.map(|found| found >= 0.5) }
     }
 
     /// The opacity, 0 to 1, of the heat of a map.
     ///
     /// A map shows where the score comes from, at any score: the map of a thing that is not there may be as hot as the
     /// map of one that is. By presence an edit takes from the heat what it takes from the text's score.
-    fn fade(&self, map: &MapValues, sharing: &[&MapValues], shares: &[f64]) -> f64 {
+    fn fade(&self, map: &MapValues, sharing: &[&MapValues], found: f64) -> f64 {
         let own = sharing.iter().copied().filter(|other| other.text == map.text);
         match self.fade {
-            FadeRule::Presence => beside(map, own) * shares.get(map.text).copied().unwrap_or(1.0),
+            FadeRule::Presence => beside(map, own) * found,
             FadeRule::Score => beside(map, sharing.iter().copied()),
             FadeRule::None => 1.0,
         }
@@ -234,8 +242,8 @@ mod tests {
                 edits: None,
                 base: OverlayOptions::default(),
             };
-            let shares = [0.9, 0.6, 0.2];
-            maps.iter().map(|map| drawing.scored(map, &drawing.sharing(map.text, maps.iter()), &shares).fade).collect()
+            let found = [0.9, 0.6, 0.2];
+            maps.iter().map(|map| drawing.scored(map, &drawing.sharing(map.text, maps.iter()), &found).fade).collect()
         };
         // Two texts before and after an edit, and a third that does not fit at all.
         let maps = [map(0, 0.5), map(1, 0.25), map(2, -0.1), map(0, 0.05), map(1, 0.2), map(2, 0.0)];

@@ -60,12 +60,12 @@ impl Record {
         }
     }
 
-    /// Writes the files of a picture and returns its lines, texts outermost. `shares` (Q) tell how surely it shows each
-    /// text, where the fade looks at them.
+    /// Writes the files of a picture and returns its lines, texts outermost. `found` (Q) tells how surely it shows each
+    /// text, where the fade looks at it.
     ///
     /// # Errors
     /// [`Error::Io`] when the folder cannot be written; anything else concerns this picture.
-    pub fn write(&self, picture: &Picture, explanation: &Explanation, shares: &[f64]) -> Result<Vec<Value>> {
+    pub fn write(&self, picture: &Picture, explanation: &Explanation, found: &[f64]) -> Result<Vec<Value>> {
         let State::Ready(ready) = &picture.state else { return Ok(Vec::new()) };
         check_finite(&explanation.result)?;
         explanation.baseline.as_ref().map_or(Ok(()), check_finite)?;
@@ -74,7 +74,7 @@ impl Record {
             (0..targets).flat_map(|text| (0..self.methods.len()).map(move |method| (text, method))).collect();
         pairs
             .into_par_iter()
-            .map(|(text, method)| self.line(picture, ready, explanation, shares, text, method))
+            .map(|(text, method)| self.line(picture, ready, explanation, found, text, method))
             .collect()
     }
 
@@ -90,7 +90,7 @@ impl Record {
         picture: &Picture,
         ready: &Ready,
         explanation: &Explanation,
-        shares: &[f64],
+        found: &[f64],
         text: usize,
         method: usize,
     ) -> Result<Value> {
@@ -110,12 +110,15 @@ impl Record {
         let (min, max) = range(&result.values);
         let all = std::iter::once(&explanation.result).chain(&explanation.baseline).flat_map(|run| &run.maps);
         let sharing = self.drawing.sharing(text, all.filter(|map| map.method == method));
-        let scored = |map| self.drawing.scored(map, &sharing, shares);
+        let scored = |map| self.drawing.scored(map, &sharing, found);
         let (after, before) = (scored(result), baseline.map(scored));
         let mut put = |name: &str, value: Value| line.insert(name.to_owned(), value);
         put("method", json!(named.given));
         put("score", json!(result.score));
         put("fade", json!(after.fade));
+        if let Some(found) = after.found {
+            put("found", json!(found));
+        }
         put("grid", json!([result.rows, result.cols]));
         put("map", self.map(&stem, "", result, &result.values)?);
         put("min", json!(min));
@@ -209,7 +212,8 @@ pub fn human(name: &str, lines: &[Value]) -> String {
         }
         let several = lines.iter().any(|other| label(other) == label(line) && !same(other, line));
         let method = if several { format!("  ({})", text(&line["method"])) } else { String::new() };
-        let mut row = vec![format!("{}{method}", label(line))];
+        let found = if line["found"] == json!(false) { "  (not found)" } else { "" };
+        let mut row = vec![format!("{}{method}{found}", label(line))];
         if line["baseline"].is_object() {
             row.extend([number(score(&line["baseline"])), number(score(line)), signed(score(&line["delta"]))]);
         } else {
