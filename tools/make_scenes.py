@@ -4,10 +4,12 @@
     python tools/make_scenes.py --count 3000 --seed 1 --out scenes/train
     python tools/make_scenes.py --count 600 --seed 1 --split held-out --out scenes/test
 
-Beside the pictures stands scenes.json: for each file its objects with concept, prompt and box (x, y, width, height).
+Beside the pictures stand scenes.json, for each file its objects with concept, prompt and box (x, y, width, height), and
+captions.csv, which names the objects of each in one text, for `vitscope sae eval --captions`.
 """
 
 import argparse
+import csv
 import json
 import sys
 from pathlib import Path
@@ -20,7 +22,7 @@ from PIL import Image
 
 
 def write(folder, scenes, concepts):
-    """Writes each scene as a PNG, and scenes.json. Returns what scenes.json lists."""
+    """Writes each scene as a PNG, scenes.json and captions.csv. Returns what scenes.json lists."""
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise SystemExit(f"{folder} is not empty")
@@ -36,7 +38,18 @@ def write(folder, scenes, concepts):
         listed.append({"file": file, "objects": objects})
     lines = ",\n".join(map(json.dumps, listed))
     (folder / "scenes.json").write_text(f"[\n{lines}\n]\n")
+    with (folder / "captions.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("image", "caption"))
+        for entry, scene in zip(listed, scenes):
+            rows.writerow((entry["file"], caption([concepts[i].phrase for i in scene.objects])))
     return listed
+
+
+def caption(phrases):
+    """One text for all of `phrases`; of none, the background's."""
+    *others, last = phrases or [concept_list.BACKGROUND]
+    return PROMPT.format(", ".join(others) + " and " + last if others else last)
 
 
 def main():

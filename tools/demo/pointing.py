@@ -56,6 +56,8 @@ def measure(program, scenes, folder, concepts, sizes, slow_every, seed):
                 + (peak * nothing.fade, min(drawn), np.mean(drawn), max(drawn))
             )
 
+    everything = asked_for_everything(program, scenes, folder, concepts)
+
     def beside(absent, lowest_present, mean_present, highest_present):
         return {
             "absent_below_every_present": float((absent < lowest_present).mean()),
@@ -97,6 +99,25 @@ def measure(program, scenes, folder, concepts, sizes, slow_every, seed):
             "present_5th_percentile": float(np.quantile(shown, 0.05)),
             "present_at_least": {level: float((shown >= level).mean()) for level in LEVELS},
         },
+        "asked_for_everything": everything,
+    }
+
+
+def asked_for_everything(program, scenes, folder, concepts, at_a_time=25):
+    """How much of what is there, and of what is not, is found when each scene is asked for all concepts at once."""
+    prompts = {concept.name: PROMPT.format(concept.phrase) for concept in concepts}
+    found = {}
+    for start in range(0, len(scenes), at_a_time):
+        images = [folder / scene["file"] for scene in scenes[start : start + at_a_time]]
+        found |= program.found(images, list(prompts.values()))
+    present = {scene["file"]: {entry["prompt"] for entry in scene["objects"]} for scene in scenes}
+    there = sum(map(len, present.values()))
+    return {
+        "texts": len(prompts),
+        "present": there,
+        "present_found": sum(len(found[file] & present[file]) for file in present),
+        "absent": len(scenes) * len(prompts) - there,
+        "absent_found": sum(len(found[file] - present[file]) for file in present),
     }
 
 
@@ -126,4 +147,9 @@ def table(report):
         found = report["opacity"]
         shares = "".join(f" {found[f'{kind}_at_least'][level]:.1%} |" for level in LEVELS)
         lines.append(f"| {kind} | {found[f'{kind}_median']:.2f} |{shares}")
+    lines += [
+        "",
+        "Found (opacity of 50 % or more) when asked for all {texts} at once: {present_found} of {present} things that "
+        "are there, {absent_found} of {absent} that are not.".format(**report["asked_for_everything"]),
+    ]
     return "\n".join(lines)

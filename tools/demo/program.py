@@ -61,6 +61,19 @@ class Program:
                 maps.append(one)
             return maps
 
+    def found(self, images, texts):
+        """Of each image, by its file's name, the texts that `vitscope heatmap` finds in it."""
+        words = [word for text in texts for word in ("--text", text)]
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "out"
+            self.run("heatmap", "-q", "--format", "npy", "-o", out, "--model", self.model, *words, *images)
+            entries = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+        found = {image.name: set() for image in images}
+        for entry in entries:
+            if entry["found"]:
+                found[Path(entry["image"]).name].add(entry["text"])
+        return found
+
     def features(self, image, texts, *options):
         """The latents that fire in an image: {latent: contributions to the texts' scores}."""
         words = [word for text in texts for word in ("--text", text)]

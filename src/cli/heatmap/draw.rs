@@ -47,10 +47,11 @@ impl Scored<'_> {
     /// The score, and how faint the heat is where it is.
     fn words(&self) -> String {
         let percent = (self.fade * 100.0).round();
-        let fade = match (self.found, percent < 100.0) {
+        let fade = match (self.found, percent) {
+            (Some(false), 0.0) => " (not found)".to_owned(),
             (Some(false), _) => format!(" (not found: heat at {percent} %)"),
-            (_, true) => format!(" (heat at {percent} %)"),
-            (_, false) => String::new(),
+            (_, 100.0) => String::new(),
+            (_, _) => format!(" (heat at {percent} %)"),
         };
         format!("{}{fade}", number(self.score))
     }
