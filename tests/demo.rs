@@ -5,7 +5,7 @@
 use serde_json::Value;
 use vitscope::{
     demo,
-    engine::{Engine, Options, Request, SaeRequest, latent_uses},
+    engine::{Engine, MapValues, Options, Request, SaeRequest, latent_uses},
     image::{DecodeOptions, decode_bytes},
     model::{Edit, Score, Splice, Through, Tokens},
     text::Template,
@@ -16,6 +16,16 @@ use vitscope::{
 fn listed() -> Vec<Value> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/demo/scenes.json");
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// The boxes (x, y, width, height) of two texts in a scene.
+fn boxes_of(scene: &str, texts: &[&str; 2]) -> [[f64; 4]; 2] {
+    let listed = listed();
+    let objects = listed.iter().find(|entry| entry["name"] == scene).unwrap()["objects"].as_array().unwrap();
+    texts.map(|text| {
+        let object = objects.iter().find(|object| object["prompt"] == *text).unwrap();
+        [0, 1, 2, 3].map(|i| object["box"][i].as_f64().unwrap())
+    })
 }
 
 fn engine() -> Engine {
@@ -98,7 +108,7 @@ fn what_is_there_scores_above_what_is_not() {
 
 /// With what the model knows as rivals.
 #[test]
-fn a_patch_shows_what_is_there_more_than_what_is_not() {
+fn what_is_there_is_found_and_what_is_not_is_not() {
     let mut engine = engine();
     let known: Vec<String> = demo::vocabulary().map(str::to_owned).collect();
     let absent = ["a photo of a tractor", "a photo of a violin", "a photo of a shark"];
@@ -111,9 +121,8 @@ fn a_patch_shows_what_is_there_more_than_what_is_not() {
         let found = engine.found(&[&prepared, &prepared], &presence).unwrap();
         assert_eq!(found[0], found[1]);
         let (present, absent) = found[0].split_at(scene.prompts.len());
-        // Not never: a violin gets 0.52 on the kitchen scene, where none is. That is the largest seen here.
-        assert!(present.iter().all(|share| (0.9..=1.0).contains(share)), "{}: {present:?}", scene.name);
-        assert!(absent.iter().all(|share| (0.0..0.6).contains(share)), "{}: {absent:?}", scene.name);
+        assert!(present.iter().all(|found| (0.5..=1.0).contains(found)), "{}: {present:?}", scene.name);
+        assert!(absent.iter().all(|found| (0.0..0.5).contains(found)), "{}: {absent:?}", scene.name);
     }
 }
 
@@ -137,7 +146,7 @@ fn texts_are_read_as_the_card_says() {
 
 /// What the zeroing of latents is for: one thing goes, its neighbour stays.
 #[test]
-fn without_the_latents_of_the_moon_the_moon_is_gone_and_the_rocket_is_not() {
+fn without_the_latent_of_the_moon_the_moon_is_gone_and_the_rocket_is_not() {
     let mut engine = engine();
     let scene = &demo::SCENES[2];
     let texts = ["a photo of the moon", "a photo of a rocket"];
@@ -160,10 +169,20 @@ fn without_the_latents_of_the_moon_the_moon_is_gone_and_the_rocket_is_not() {
     let before = explain(Vec::new(), true).result;
     let mut uses = latent_uses(before.latents.as_ref().unwrap(), 2);
     uses.sort_by(|a, b| b.contribution[0].total_cmp(&a.contribution[0]));
-    let ids: Vec<String> = uses[..3].iter().map(|latent| latent.id.to_string()).collect();
-    let after = explain(vec![format!("zero:{}", ids.join(",")).parse().unwrap()], false).result;
-    let heat = |map: &vitscope::engine::MapValues| map.values.iter().map(|v| v.max(0.0)).sum::<f32>();
+    let after = explain(vec![format!("zero:{}", uses[0].id).parse().unwrap()], false).result;
     let (moon, rocket) = (0, 1);
+    let scale = prepared.width as f64 / picture.width as f64;
+    let boxes = boxes_of(scene.name, &texts).map(|sides| sides.map(|side| side * scale));
+    // Positive heat of the patches whose centre lies in the text's box.
+    let heat = |map: &MapValues| {
+        let ([x, y, width, height], patch) = (boxes[map.text], prepared.width as f64 / map.cols as f64);
+        let centre = |i: usize| (i as f64 + 0.5) * patch;
+        let inside = |i: usize| {
+            let (across, down) = (centre(i % map.cols) - x, centre(i / map.cols) - y);
+            (0.0..=width).contains(&across) && (0.0..=height).contains(&down)
+        };
+        map.values.iter().enumerate().filter(|(i, _)| inside(*i)).map(|(_, v)| v.max(0.0)).sum::<f32>()
+    };
     assert!(after.scores[moon] < 0.6 * before.scores[moon], "{:?} {:?}", before.scores, after.scores);
     assert!(after.scores[rocket] > 0.95 * before.scores[rocket], "{:?} {:?}", before.scores, after.scores);
     assert!(heat(&after.maps[moon]) < 0.4 * heat(&before.maps[moon]));

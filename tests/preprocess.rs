@@ -33,6 +33,16 @@ fn expected() -> Vec<(String, Value)> {
 }
 
 #[test]
+fn a_moved_picture_repeats_its_last_column_and_row() {
+    let picture = Rgb8::new(3, 2, (0..18).collect()).unwrap();
+    let columns = |row: [u8; 3]| row.iter().flat_map(|&v| [v, v + 1, v + 2]).collect::<Vec<u8>>();
+    assert_eq!(picture.moved(0, 0), picture);
+    assert_eq!(picture.moved(2, 0).data, [columns([6, 6, 6]), columns([15, 15, 15])].concat());
+    assert_eq!(picture.moved(1, 1).data, columns([12, 15, 15]).repeat(2));
+    assert_eq!(picture.moved(9, 9).data, [15, 16, 17].repeat(6));
+}
+
+#[test]
 fn every_pixel_type_decodes_as_pillow_converts_it() {
     let mut wrong = Vec::new();
     let upright = DecodeOptions { exif: true, ..Default::default() };

@@ -144,6 +144,13 @@ fn the_demo_fades_by_presence_whatever_else_is_asked() {
     }
     let alone = fades(&[submarine], &[]);
     assert!(alone[0] < 0.1, "{alone:?}");
+    let said = stdout(&vitscope(folder.path(), &["heatmap", "--text", cat, "--text", submarine]).code(0));
+    let told: Vec<bool> = said.lines().skip(1).map(|line| line.contains("(not found)")).collect();
+    assert_eq!(told, [false, true], "{said}");
+    let found = lines(&folder.path().join("out/results.jsonl"));
+    assert_eq!((&found[0]["found"], &found[1]["found"]), (&true.into(), &false.into()));
+    vitscope(folder.path(), &["heatmap", "--text", cat, "--fade", "score"]).code(0);
+    assert!(lines(&folder.path().join("out/results.jsonl"))[0].get("found").is_none(), "no rule looked for it");
     let wrong = ["heatmap", "--score", "latent:49", "--sae", "demo", "--fade", "presence"];
     assert!(stderr(&vitscope(folder.path(), &wrong).code(2)).contains("a latent has none"));
 }
