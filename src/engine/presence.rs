@@ -18,7 +18,7 @@ const SAME: f64 = 0.9;
 
 /// The share that a text must get to count as found. It was chosen for the bundled model, on other scenes than those that
 /// `benches/results/demo_pointing.json` tells of, so that hardly anything is found that is not there.
-pub const ENOUGH: f64 = 0.95;
+const ENOUGH: f64 = 0.95;
 
 /// The most that the log-odds of one view count for: none decides alone.
 const MOST_ODDS: f64 = 9.0;
@@ -78,7 +78,7 @@ impl Engine {
     /// Any patch may give the text a share when all that it may show compete for it; the largest counts, as the mean, in
     /// log-odds, over four views of the image: as it is, and moved by half a patch along each side and along both. A thing
     /// shows itself wherever the borders of the patches cut it; what only happens to look like it at one place does less so.
-    /// Where that share is [`ENOUGH`] the result is 0.5.
+    /// Where that share is 0.95 the result is 0.5.
     ///
     /// Four forwards without any SAE: what counts is what the picture holds.
     ///
