@@ -187,10 +187,10 @@ pub struct DrawArgs {
     /// What the opacity of the heat says. presence: whether any patch shows what the text names, 50 % and "found" where
     /// the text gets a share of 95 % of a patch when the texts, "a background" and, with the bundled model, all that it
     /// knows compete for it; it costs four more forwards, and means something for models whose patches were trained on
-    /// texts. After an edit it is less by as much as the score. score: the score over the best one on the same colour scale (0 below
-    /// zero); a map alone on its scale is drawn in full, and so are all where no score is above zero; logit fades as
-    /// cosine does, softmax leaves little but the best. none: all in full. Raw maps stay as they are [default: presence
-    /// for the bundled model, score for others and for latents]
+    /// texts. After an edit it is less by as much as the score. score: the score over the best one on the same colour
+    /// scale (0 below zero); a map alone on its scale is drawn in full, and so are all where no score is above zero;
+    /// logit fades as cosine does, softmax leaves little but the best. none: all in full. Raw maps stay as they are
+    /// [default: presence for the bundled model, score for others and for latents]
     #[arg(long, value_enum)]
     pub fade: Option<FadeRule>,
     /// Percent of the largest values that may leave the colour scale [default: 1 for maps of pixels, 0 for maps of
