@@ -14,6 +14,7 @@ import json
 import sys
 from pathlib import Path
 
+from demo import captions
 from demo import concepts as concept_list
 from demo.measurement import PROMPT
 from demo.model import Sizes
@@ -42,14 +43,9 @@ def write(folder, scenes, concepts):
         rows = csv.writer(file)
         rows.writerow(("image", "caption"))
         for entry, scene in zip(listed, scenes):
-            rows.writerow((entry["file"], caption([concepts[i].phrase for i in scene.objects])))
+            phrases = [concepts[i].phrase for i in scene.objects] or [concept_list.BACKGROUND]
+            rows.writerow((entry["file"], PROMPT.format(captions.joined(phrases))))
     return listed
-
-
-def caption(phrases):
-    """One text for all of `phrases`; of none, the background's."""
-    *others, last = phrases or [concept_list.BACKGROUND]
-    return PROMPT.format(", ".join(others) + " and " + last if others else last)
 
 
 def main():

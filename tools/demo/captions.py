@@ -25,15 +25,21 @@ def pick(rng, choices):
     return choices[rng.integers(len(choices))]
 
 
+def joined(phrases):
+    """All of `phrases`, at least one, as a list in words."""
+    *others, last = phrases
+    return ", ".join(others) + " and " + last if others else last
+
+
 def caption(rng, phrases):
     """A caption that names all of `phrases`, at least one."""
     *others, last = phrases
     if not others:
         return single(rng, last)
     if len(others) > 1 and rng.random() < 0.5:
-        text = ", ".join(others) + " and " + last
+        text = joined(phrases)
     elif len(others) > 1:
-        text = others[0] + pick(rng, JOINS) + ", ".join(others[1:]) + " and " + last
+        text = others[0] + pick(rng, JOINS) + joined(phrases[1:])
     else:
         text = others[0] + pick(rng, JOINS) + last
     return pick(rng, OPENINGS).format(text)

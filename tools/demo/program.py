@@ -41,19 +41,22 @@ class Program:
     def version(self):
         return self.run("--version").split()[1]
 
+    def lines(self, out, images, texts, *options):
+        """The lines of results.jsonl that `vitscope heatmap` writes to the folder `out`."""
+        words = [word for text in texts for word in ("--text", text)]
+        self.run("heatmap", "-q", "--format", "npy", "-o", out, "--model", self.model, *words, *options, *images)
+        return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
     def heatmap(self, images, texts, *options):
         """The maps of `vitscope heatmap`."""
-        words = [word for text in texts for word in ("--text", text)]
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out"
-            self.run("heatmap", "-q", "--format", "npy", "-o", out, "--model", self.model, *words, *options, *images)
 
             def heat(entry):
                 return torch.from_numpy(np.load(out / entry["map"])).flatten()
 
             maps = []
-            for line in (out / "results.jsonl").read_text().splitlines():
-                entry = json.loads(line)
+            for entry in self.lines(out, images, texts, *options):
                 name = Path(entry["image"]).name
                 one = Map(name, entry["text"], entry["method"], entry["score"], heat(entry), entry["fade"])
                 if "baseline" in entry:
@@ -63,11 +66,8 @@ class Program:
 
     def found(self, images, texts):
         """Of each image, by its file's name, the texts that `vitscope heatmap` finds in it."""
-        words = [word for text in texts for word in ("--text", text)]
         with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "out"
-            self.run("heatmap", "-q", "--format", "npy", "-o", out, "--model", self.model, *words, *images)
-            entries = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+            entries = self.lines(Path(folder) / "out", images, texts)
         found = {image.name: set() for image in images}
         for entry in entries:
             if entry["found"]:
