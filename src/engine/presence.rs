@@ -76,9 +76,8 @@ impl Engine {
     /// the image shows what the text names; it does from 0.5 on.
     ///
     /// Any patch may give the text a share when all that it may show compete for it; the largest counts, as the mean, in
-    /// log-odds, over four views of the image: as it is, and moved by half a patch along each side and along both. A thing
-    /// shows itself wherever the borders of the patches cut it; what only happens to look like it at one place does less so.
-    /// Where that share is 0.95 the result is 0.5.
+    /// log-odds, over four views of the image, so that no single cut into patches decides: as it is, and moved by half a
+    /// patch along each side and along both. Where that share is 0.95 the result is 0.5.
     ///
     /// Four forwards without any SAE: what counts is what the picture holds.
     ///
