@@ -37,15 +37,6 @@ fn command(folder: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// The program on one thread and a little behind everybody else, so that a test which waits for something of it and then sends a
-/// signal is in time on a busy machine too.
-#[cfg(unix)]
-fn unhurried() -> std::process::Command {
-    let mut command = std::process::Command::new("nice");
-    command.args(["-n", "5", env!("CARGO_BIN_EXE_vitscope")]).env("RAYON_NUM_THREADS", "1");
-    command
-}
-
 /// A committed file or folder.
 fn fixture(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name).to_str().unwrap().to_owned()

@@ -108,7 +108,7 @@ fn ctrl_c_finishes_the_batch_and_the_rest_can_follow() {
     let photos = photos(folder.path(), 12);
     let slow = ["--method", "integrated-gradients:steps=8", "--batch-size", "1"];
     let index = folder.path().join("out/results.jsonl");
-    let mut command = super::unhurried();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vitscope"));
     command.current_dir(folder.path()).args(args(&photos, "out", &slow));
     assert_eq!(interrupted(&mut command, &index), Some(130));
     let stopped = lines(&index).len();

@@ -96,8 +96,13 @@ fn several_saes_in_one_pass_are_what_each_would_be_alone_and_can_be_used() {
 #[cfg(unix)]
 fn stopped(at: &Path, args: &[&str], out: &str, signal: &str) -> Option<i32> {
     let before = checkpoints(&at.join(out));
-    let mut child =
-        super::unhurried().current_dir(at).args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_vitscope"))
+        .current_dir(at)
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let start = Instant::now();
     while checkpoints(&at.join(out)).iter().all(|name| before.contains(name)) {
         assert!(start.elapsed() < Duration::from_secs(60), "no checkpoint");
